@@ -1,0 +1,2 @@
+// Package dispatch decides which consumer gets which entry: values in, values out.
+package dispatch
