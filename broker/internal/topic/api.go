@@ -62,7 +62,9 @@ type ProducerRequest struct {
 	// TopicEpoch is what the client was told when it became exclusive before; nil for a new producer.
 	TopicEpoch *uint64
 	Encrypted  bool
-	Metadata   map[string]string
+	// InitialSubscription, where not empty, is created at the topic's end if it does not exist.
+	InitialSubscription string
+	Metadata            map[string]string
 	// SchemaVersion is what the producer's schema was registered as; nil without a schema. For statistics.
 	SchemaVersion []byte
 	// Conn identifies the connection: a comparable value, equal for producers of the same connection.
