@@ -20,6 +20,7 @@
 package subscription
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"time"
@@ -135,6 +136,9 @@ type ConsumerSink interface {
 	ActiveChanged(c *Consumer, active bool)
 	// EndOfTopic: the topic was terminated and this consumer's subscription has read all of it.
 	EndOfTopic(c *Consumer)
+	// Alive reports whether the client still answers, probing its connection if need be; it waits until ctx ends.
+	// It is asked, from the goroutine of another client's Subscribe, when this consumer stands in its way.
+	Alive(ctx context.Context) bool
 }
 
 // An AckID is one message id of an acknowledgement or a redelivery request.

@@ -15,6 +15,7 @@
 package topic
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -123,6 +124,9 @@ type ProducerSink interface {
 	// CloseProducer: the producer is gone (unload, fencing, a failed write, termination); the client should
 	// create it again.
 	CloseProducer(p *Producer)
+	// Alive reports whether the client still answers, probing its connection if need be; it waits until ctx ends.
+	// It is asked, from the goroutine of another client's AddProducer, when that one wants this producer's name.
+	Alive(ctx context.Context) bool
 }
 
 // LastMessage is the end of a topic as GET_LAST_MESSAGE_ID reports it.
