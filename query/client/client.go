@@ -1,0 +1,2 @@
+// Package client is a small client of Trino's REST protocol.
+package client

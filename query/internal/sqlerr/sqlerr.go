@@ -1,0 +1,133 @@
+// Package sqlerr names the failures of a statement the way Trino's protocol does: a name, a code, a type
+// and, where known, the place in the statement's text.
+package sqlerr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Kind is the errorType of Trino's protocol.
+type Kind string
+
+// The kinds of failure: the user's, the server's, a limit's, or something outside the engine.
+const (
+	User      Kind = "USER_ERROR"
+	Internal  Kind = "INTERNAL_ERROR"
+	Resources Kind = "INSUFFICIENT_RESOURCES"
+	External  Kind = "EXTERNAL"
+)
+
+// A Code is one of Trino's standard error codes.
+type Code struct {
+	Name   string
+	Number int
+	Kind   Kind
+}
+
+// Trino's standard codes that the engine uses; the numbers are the protocol's.
+var (
+	SyntaxError            = Code{"SYNTAX_ERROR", 1, User}
+	UserCanceled           = Code{"USER_CANCELED", 3, User}
+	PermissionDenied       = Code{"PERMISSION_DENIED", 4, User}
+	NotFound               = Code{"NOT_FOUND", 5, User}
+	FunctionNotFound       = Code{"FUNCTION_NOT_FOUND", 6, User}
+	InvalidFunctionArg     = Code{"INVALID_FUNCTION_ARGUMENT", 7, User}
+	DivisionByZero         = Code{"DIVISION_BY_ZERO", 8, User}
+	InvalidCastArg         = Code{"INVALID_CAST_ARGUMENT", 9, User}
+	NotSupported           = Code{"NOT_SUPPORTED", 13, User}
+	InvalidSessionProp     = Code{"INVALID_SESSION_PROPERTY", 14, User}
+	NumericOutOfRange      = Code{"NUMERIC_VALUE_OUT_OF_RANGE", 19, User}
+	SubqueryMultipleRows   = Code{"SUBQUERY_MULTIPLE_ROWS", 28, User}
+	InvalidLiteral         = Code{"INVALID_LITERAL", 35, User}
+	CatalogNotFound        = Code{"CATALOG_NOT_FOUND", 44, User}
+	SchemaNotFound         = Code{"SCHEMA_NOT_FOUND", 45, User}
+	TableNotFound          = Code{"TABLE_NOT_FOUND", 46, User}
+	ColumnNotFound         = Code{"COLUMN_NOT_FOUND", 47, User}
+	AmbiguousName          = Code{"AMBIGUOUS_NAME", 49, User}
+	MissingSchemaName      = Code{"MISSING_SCHEMA_NAME", 54, User}
+	TypeMismatch           = Code{"TYPE_MISMATCH", 58, User}
+	InvalidArguments       = Code{"INVALID_ARGUMENTS", 63, User}
+	ExpressionNotAggregate = Code{"EXPRESSION_NOT_AGGREGATE", 64, User}
+	ExpressionNotScalar    = Code{"EXPRESSION_NOT_SCALAR", 65, User}
+	NestedAggregation      = Code{"NESTED_AGGREGATION", 68, User}
+	InvalidColumnRef       = Code{"INVALID_COLUMN_REFERENCE", 82, User}
+	DuplicateNamedQuery    = Code{"DUPLICATE_NAMED_QUERY", 85, User}
+	InvalidLimitClause     = Code{"INVALID_LIMIT_CLAUSE", 93, User}
+	MismatchedColAliases   = Code{"MISMATCHED_COLUMN_ALIASES", 99, User}
+	GenericInternal        = Code{"GENERIC_INTERNAL_ERROR", 65536, Internal}
+	ServerShuttingDown     = Code{"SERVER_SHUTTING_DOWN", 65540, Internal}
+	ExceededTimeLimit      = Code{"EXCEEDED_TIME_LIMIT", 131075, Resources}
+	ExceededLocalMemory    = Code{"EXCEEDED_LOCAL_MEMORY_LIMIT", 131079, Resources}
+	QueryQueueFull         = Code{"QUERY_QUEUE_FULL", 131074, Resources}
+	PulsarRead             = Code{"GENERIC_EXTERNAL", 133001, External}
+	AbandonedQuery         = Code{"ABANDONED_QUERY", 65541, Internal}
+)
+
+// A Pos is a place in a statement: line and column count from 1; the zero Pos is no place.
+type Pos struct{ Line, Column int }
+
+func (p Pos) String() string { return fmt.Sprintf("line %d:%d", p.Line, p.Column) }
+
+// An Error is a failure as the client sees it. Cause, if any, is for the log.
+type Error struct {
+	Code    Code
+	Message string
+	Pos     Pos
+	Cause   error
+}
+
+// Error gives the text as Trino does: with its place in front.
+func (e *Error) Error() string {
+	if e.Pos.Line > 0 {
+		return e.Pos.String() + ": " + e.Message
+	}
+	return e.Message
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// Errorf makes an error of this code.
+func (c Code) Errorf(format string, args ...any) *Error {
+	return &Error{Code: c, Message: fmt.Sprintf(format, args...)}
+}
+
+// At makes an error of this code at a place of the text.
+func (c Code) At(p Pos, format string, args ...any) *Error {
+	return &Error{Code: c, Message: fmt.Sprintf(format, args...), Pos: p}
+}
+
+// Wrap makes an error of this code with a cause.
+func (c Code) Wrap(cause error, format string, args ...any) *Error {
+	return &Error{Code: c, Message: fmt.Sprintf(format, args...) + ": " + cause.Error(), Cause: cause}
+}
+
+// From turns any error into an Error: one of ours as it is, the end of a context into USER_CANCELED or
+// EXCEEDED_TIME_LIMIT, everything else into GENERIC_INTERNAL_ERROR.
+func From(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return &Error{Code: UserCanceled, Message: "Query was canceled", Cause: err}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Code: ExceededTimeLimit, Message: "Query exceeded the maximum run time", Cause: err}
+	}
+	return &Error{Code: GenericInternal, Message: err.Error(), Cause: err}
+}
+
+// WithPos gives err a place, unless it has one.
+func WithPos(err error, p Pos) error {
+	if e, ok := errors.AsType[*Error](err); ok && e.Pos.Line == 0 {
+		c := *e
+		c.Pos = p
+		return &c
+	}
+	return err
+}
