@@ -29,6 +29,11 @@ const (
 	MaxValueBytes = 1 << 20
 	// MaxTxnOps bounds the conditions and, separately, the operations of a transaction.
 	MaxTxnOps = 1024
+	// MaxTxnBytes bounds the keys and values of a transaction together.
+	MaxTxnBytes = 8 << 20
+	// MaxTxnDeletes bounds the keys that the DeleteRanges of one transaction may remove: whoever removes
+	// more goes in steps.
+	MaxTxnDeletes = 10_000
 )
 
 // Errors. A store wraps them with context.
@@ -140,7 +145,7 @@ func DeleteRange(start, end string) Op { return Op{Kind: OpDeleteRange, Key: sta
 
 // Next advances the sequence kept under key by n >= 1 and answers, in OpResult.N, the first of the n
 // numbers it has handed out. A sequence starts at 1. The key's value is the last number handed out, as
-// 8 bytes big-endian; a transaction must not also Put it.
+// 8 bytes big-endian; a transaction must not also Put it. A key with any other value is ErrInvalid.
 func Next(key string, n int64) Op { return Op{Kind: OpNext, Key: key, N: n} }
 
 // A Txn is applied atomically: if all conditions hold, Then, otherwise Else. Operations see the effects of
@@ -194,11 +199,12 @@ type Watcher interface {
 type SessionOptions struct {
 	// Node is the lasting name of the node that owns the session. At most one session of a node is
 	// alive: opening a session with a higher Incarnation ends the node's earlier one at once, with its
-	// ephemeral keys; one with the same or a lower Incarnation fails with ErrSessionExpired.
+	// ephemeral keys; one with the same or a lower Incarnation than the live one fails with
+	// ErrSessionExpired. It follows the rules of a key.
 	Node string
 	// Incarnation grows with every start of the node.
 	Incarnation int64
-	// TTL is how long the session outlives the last keep-alive; 10 s if zero, and at least 1 s.
+	// TTL is how long the session outlives the last keep-alive; 10 s if zero, at least 1 s, at most 1 h.
 	TTL time.Duration
 }
 
