@@ -8,7 +8,7 @@
 //	/<tenant>/<namespace>/<topic>@/ndjson    one JSON object a message
 //
 // Topics are persistent topics that hold messages; of a partitioned topic these are its partitions
-// (`<topic>-partition-N`). Names are encoded (EncodeName) so that '@' and a leading '.' stay free for the tree.
+// (`<topic>-partition-N`). Names are encoded (topicname.EncodeFileName) so that '@' and a leading '.' stay free for the tree.
 //
 // # Promises
 //

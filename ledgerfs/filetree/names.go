@@ -2,51 +2,32 @@ package filetree
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"strings"
-)
 
-// MaxNameBytes is the longest name of a directory entry, the kernel's NAME_MAX.
-const MaxNameBytes = 255
+	"github.com/daybook/daybook/ledgerfs/chain"
+	"github.com/daybook/daybook/ledgerfs/topicname"
+)
 
 // MaxPathBytes bounds the paths that the service takes.
 const MaxPathBytes = 4096
 
-// hashedPrefix starts the entry name of a tenant, namespace or topic whose encoded name would be too long.
-// No other encoded name starts with it: '%' is always followed by two hex digits.
-const hashedPrefix = "%~"
-
-// A Name names a topic: the parts of persistent://Tenant/Namespace/Topic, as they are, not encoded.
-type Name struct {
-	Tenant, Namespace, Topic string
-}
-
-// String is the topic's full name, "persistent://tenant/namespace/topic".
-func (n Name) String() string {
-	return "persistent://" + n.Tenant + "/" + n.Namespace + "/" + n.Topic
-}
-
-// A View is one face of a topic.
-type View uint8
+// A View is one face of a topic; the chain's records use the same numbers.
+type View = chain.View
 
 // The faces of a topic.
 const (
-	ViewLine   View = iota // `<topic>`: one message a line
-	ViewNDJSON             // `<topic>@/ndjson`: one JSON object a message
-	viewCount
+	ViewLine   = chain.ViewLine   // `<topic>`: one message a line
+	ViewNDJSON = chain.ViewNDJSON // `<topic>@/ndjson`: one JSON object a message
 )
 
-// String is the view's name in paths and stored records: "line" or "ndjson".
-func (v View) String() string {
-	switch v {
-	case ViewLine:
+// viewName is the view's name in paths: "line" or "ndjson".
+func viewName(v View) string {
+	if v == ViewLine {
 		return "line"
-	case ViewNDJSON:
-		return "ndjson"
 	}
-	return fmt.Sprintf("view-%d", uint8(v))
+	return "ndjson"
 }
 
 // Kind says which place of the tree a Path names.
@@ -61,16 +42,25 @@ const (
 	KindFaces                 // /<tenant>/<namespace>/<topic>@
 )
 
-// A Path is a parsed path of the tree. Parts that the Kind does not have are empty. A part may be a hashed
-// name ("%~…"), which only a listing can resolve.
+// A Path is a parsed path of the tree. Parts that the Kind does not have are empty.
 type Path struct {
-	Kind Kind
-	Name Name
-	View View // of KindTopic
+	Kind                     Kind
+	Tenant, Namespace, Topic string // as they are, not encoded; of a hashed part its entry name
+	View                     View   // of KindTopic
+	hashed                   uint8  // bit 1<<n: part n is a digest, which only a listing can resolve
 }
 
 // Dir reports whether the path names a directory.
 func (p Path) Dir() bool { return p.Kind != KindTopic }
+
+// Name is the topic of a KindTopic or KindFaces. Errors wrap ENOENT: no topic can have that name.
+func (p Path) Name() (topicname.Name, error) {
+	n, err := topicname.Make(topicname.Persistent, p.Tenant, p.Namespace, p.Topic)
+	if err != nil {
+		return n, fmt.Errorf("%w: %w", ENOENT, err)
+	}
+	return n, nil
+}
 
 // ParsePath parses an absolute slash-separated path ("/", "/t/ns/topic", "/t/ns/topic@/ndjson"). Only the one
 // encoded form of a name is taken. Errors wrap ENOENT (no such place is possible), ENOTDIR or EINVAL.
@@ -82,38 +72,39 @@ func ParsePath(s string) (Path, error) {
 	if s == "/" {
 		return p, nil
 	}
-	s = strings.TrimSuffix(s[1:], "/")
-	parts := strings.Split(s, "/")
-	var err error
-	if p.Name.Tenant, err = decodePart(parts[0]); err != nil {
-		return Path{}, err
+	parts := strings.Split(strings.TrimSuffix(s[1:], "/"), "/")
+	local, faces := "", false
+	if len(parts) > 2 {
+		local, faces = strings.CutSuffix(parts[2], "@")
 	}
-	p.Kind = KindTenant
-	if len(parts) == 1 {
-		return p, nil
-	}
-	if p.Name.Namespace, err = decodePart(parts[1]); err != nil {
-		return Path{}, err
-	}
-	p.Kind = KindNamespace
-	if len(parts) == 2 {
-		return p, nil
-	}
-	local, faces := strings.CutSuffix(parts[2], "@")
-	if p.Name.Topic, err = decodePart(local); err != nil {
-		return Path{}, err
+	into := [3]*string{&p.Tenant, &p.Namespace, &p.Topic}
+	for i, part := range parts[:min(len(parts), 3)] {
+		if i == 2 {
+			part = local
+		}
+		name, hashed, err := topicname.DecodeFileName(part)
+		if err != nil || part == "" {
+			return Path{}, fmt.Errorf("name %q: %w", part, ENOENT)
+		}
+		if hashed {
+			name = part
+			p.hashed |= 1 << i
+		}
+		*into[i] = name
 	}
 	switch {
+	case len(parts) == 1:
+		p.Kind = KindTenant
+	case len(parts) == 2:
+		p.Kind = KindNamespace
 	case len(parts) == 3 && !faces:
 		p.Kind = KindTopic
 	case len(parts) == 3:
 		p.Kind = KindFaces
-	case !faces:
+	case !faces || len(parts) > 4 && parts[3] == "ndjson":
 		return Path{}, fmt.Errorf("path %q: %w", s, ENOTDIR)
 	case len(parts) == 4 && parts[3] == "ndjson":
 		p.Kind, p.View = KindTopic, ViewNDJSON
-	case len(parts) > 4 && parts[3] == "ndjson":
-		return Path{}, fmt.Errorf("path %q: %w", s, ENOTDIR)
 	default:
 		return Path{}, fmt.Errorf("path %q: %w", s, ENOENT)
 	}
@@ -122,92 +113,26 @@ func ParsePath(s string) (Path, error) {
 
 // String is the inverse of ParsePath.
 func (p Path) String() string {
-	switch p.Kind {
-	case KindTenant:
-		return "/" + EncodeName(p.Name.Tenant)
-	case KindNamespace:
-		return "/" + EncodeName(p.Name.Tenant) + "/" + EncodeName(p.Name.Namespace)
-	case KindTopic, KindFaces:
-		s := "/" + EncodeName(p.Name.Tenant) + "/" + EncodeName(p.Name.Namespace) + "/" + EncodeName(p.Name.Topic)
-		if p.Kind == KindFaces {
-			return s + "@"
+	s := ""
+	for i, part := range [3]string{p.Tenant, p.Namespace, p.Topic} {
+		if i >= int(p.Kind) {
+			break
 		}
-		if p.View != ViewLine {
-			return s + "@/" + p.View.String()
+		if p.hashed&(1<<i) == 0 {
+			part = topicname.EncodeFileName(part)
 		}
-		return s
+		s += "/" + part
 	}
-	return "/"
+	switch {
+	case p.Kind == KindRoot:
+		return "/"
+	case p.Kind == KindFaces:
+		return s + "@"
+	case p.Kind == KindTopic && p.View != ViewLine:
+		return s + "@/" + viewName(p.View)
+	}
+	return s
 }
-
-func decodePart(s string) (string, error) {
-	n, ok := DecodeName(s)
-	if !ok {
-		return "", fmt.Errorf("name %q: %w", s, ENOENT)
-	}
-	return n, nil
-}
-
-const upperHex = "0123456789ABCDEF"
-
-// EncodeName is the directory entry of a tenant, namespace or topic: its bytes with '/', '%', '@', control
-// bytes and a leading '.' as %XX. A name whose encoding (with the '@' of its faces) would be above MaxNameBytes
-// becomes "%~" and its SHA-256; the attribute user.topic.name tells it in full.
-func EncodeName(name string) string {
-	if !strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '/' || r == '%' || r == '@' }) &&
-		!strings.HasPrefix(name, ".") && len(name) < MaxNameBytes {
-		return name
-	}
-	var b strings.Builder
-	for i := range len(name) {
-		c := name[i]
-		if c < 0x20 || c == 0x7f || c == '/' || c == '%' || c == '@' || c == '.' && i == 0 {
-			b.WriteByte('%')
-			b.WriteByte(upperHex[c>>4])
-			b.WriteByte(upperHex[c&15])
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	if b.Len() < MaxNameBytes {
-		return b.String()
-	}
-	sum := sha256.Sum256([]byte(name))
-	return hashedPrefix + base64.RawURLEncoding.EncodeToString(sum[:])
-}
-
-// DecodeName is the inverse of EncodeName: it takes exactly the names that EncodeName makes. A hashed name is
-// returned as it is; IsHashed tells.
-func DecodeName(s string) (name string, ok bool) {
-	if s == "" || len(s) >= MaxNameBytes {
-		return "", false
-	}
-	if IsHashed(s) {
-		sum, err := base64.RawURLEncoding.Strict().DecodeString(s[len(hashedPrefix):])
-		return s, err == nil && len(sum) == sha256.Size
-	}
-	var b []byte
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if c == '%' {
-			if i+2 >= len(s) {
-				return "", false
-			}
-			hi, lo := strings.IndexByte(upperHex, s[i+1]), strings.IndexByte(upperHex, s[i+2])
-			if hi < 0 || lo < 0 {
-				return "", false
-			}
-			c = byte(hi<<4 | lo)
-			i += 2
-		}
-		b = append(b, c)
-	}
-	name = string(b)
-	return name, EncodeName(name) == s
-}
-
-// IsHashed reports whether an entry name stands for a name too long to be one.
-func IsHashed(s string) bool { return strings.HasPrefix(s, hashedPrefix) }
 
 // JunkName reports whether a new file of this name would be an editor's, rsync's or sed's temporary one rather
 // than a topic: these are not created.
