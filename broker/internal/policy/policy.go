@@ -70,9 +70,9 @@ const recordFormat = 1
 // maxRetries bounds how often a change is made anew because another one came first.
 const maxRetries = 20
 
-func tenantKey(t string) string                 { return "tenants/" + t }
+func tenantKey(t string) string                  { return "tenants/" + t }
 func namespaceKey(ns topicname.Namespace) string { return "namespaces/" + ns.String() }
-func partitionedKey(n topicname.Name) string    { return "partitioned/" + n.Key() }
+func partitionedKey(n topicname.Name) string     { return "partitioned/" + n.Key() }
 
 func failed(err error, what string) error {
 	if _, ok := errors.AsType[*serr.Error](err); ok {

@@ -160,7 +160,9 @@ type Ack struct {
 // deliver. EarliestID and LatestID are understood.
 type SeekTarget struct {
 	Position ledgerfs.Position
-	Time     time.Time
+	// AckSet, where not nil, has a bit for each message of the batch at Position that is still to be delivered.
+	AckSet []int64
+	Time   time.Time
 }
 
 // ConsumerStats is a snapshot of one consumer.

@@ -63,7 +63,7 @@ type ProducerRequest struct {
 	// TopicEpoch is what the client was told when it became exclusive before; nil for a new producer.
 	TopicEpoch *uint64
 	Encrypted  bool
-	// InitialSubscription, where not empty, is created at the topic's end if it does not exist.
+	// InitialSubscription, where not empty, is created, at the earliest message, if it does not exist.
 	InitialSubscription string
 	Metadata            map[string]string
 	// SchemaVersion is what the producer's schema was registered as; nil without a schema. For statistics.
@@ -94,10 +94,13 @@ type Send struct {
 	// Messages is num_messages, at least 1.
 	Messages int32
 	// Payload is the frame's bytes after the command: [0x0e01 crc]? [size][metadata][payload]. The checksum has
-	// been verified. It is kept, and must not be changed any more.
-	Payload []byte
-	IsChunk bool
-	Marker  bool
+	// been verified. It is kept, and must not be changed any more. Its first Headroom bytes are not part of the
+	// message (say, the command before it) and may be overwritten: with mledger.MaxPrefix of them the message is stored
+	// without being copied.
+	Payload  []byte
+	Headroom int
+	IsChunk  bool
+	Marker   bool
 	// Txn says that the send belongs to a transaction.
 	Txn bool
 }

@@ -14,7 +14,6 @@ package topics
 import (
 	"context"
 
-	"github.com/daybook/daybook/broker/internal/topic"
 	"github.com/daybook/daybook/ledgerfs/topicname"
 )
 
@@ -38,37 +37,3 @@ type Options struct {
 	// Properties are stored with a topic that is created.
 	Properties map[string]string
 }
-
-// A Registry is the topics of one broker. All methods may be called by any goroutine.
-type Registry struct{}
-
-// Topic returns the loaded topic, loading and, as o says, creating it first. TopicNotFound if it does not exist;
-// NotAllowedError for a non-persistent topic.
-func (r *Registry) Topic(ctx context.Context, n topicname.Name, o Options) (*topic.Topic, error) {
-	panic("")
-}
-
-// Loaded returns the topic if it is loaded now.
-func (r *Registry) Loaded(n topicname.Name) (*topic.Topic, bool) { panic("") }
-
-// All are the topics that are loaded now.
-func (r *Registry) All() []*topic.Topic { panic("") }
-
-// Exists reports whether the topic is stored, loaded or not.
-func (r *Registry) Exists(ctx context.Context, n topicname.Name) (bool, error) { panic("") }
-
-// List returns the stored topics of a namespace in name order, partitions one by one.
-func (r *Registry) List(ctx context.Context, ns topicname.Namespace) ([]topicname.Name, error) {
-	panic("")
-}
-
-// Delete removes a topic with its subscriptions and messages. Connected producers or consumers make it fail (412),
-// or, with force, are closed. A topic that does not exist is TopicNotFound.
-func (r *Registry) Delete(ctx context.Context, n topicname.Name, force bool) error { panic("") }
-
-// Unload closes the topic's clients, brings its cursors to disk and forgets it; the next use loads it again. A topic
-// that is not loaded is no error.
-func (r *Registry) Unload(ctx context.Context, n topicname.Name) error { panic("") }
-
-// Close unloads everything, cursors flushed, and refuses every later use with ServiceNotReady.
-func (r *Registry) Close(ctx context.Context) error { panic("") }
