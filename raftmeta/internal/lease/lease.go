@@ -20,6 +20,7 @@ type Table struct {
 	mu struct {
 		sync.Mutex
 		leases map[raftmeta.SessionID]*grant
+		inert  bool // this node does not lead: it knows nothing about sessions
 	}
 }
 
@@ -34,6 +35,21 @@ func NewTable() *Table {
 	t := new(Table)
 	t.mu.leases = make(map[raftmeta.SessionID]*grant)
 	return t
+}
+
+// Disable empties the table: until Enable, all keep-alives fail with ErrUnavailable.
+func (t *Table) Disable() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.inert = true
+	clear(t.mu.leases)
+}
+
+// Enable makes an emptied table answer again, after the caller has granted what is alive.
+func (t *Table) Enable() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.inert = false
 }
 
 // Grant adds a session, or gives it a full TTL anew.
@@ -57,6 +73,8 @@ func (t *Table) Renew(id raftmeta.SessionID, now time.Time) error {
 	defer t.mu.Unlock()
 	g := t.mu.leases[id]
 	switch {
+	case t.mu.inert:
+		return fmt.Errorf("keep-alive: %w: this node does not lead", raftmeta.ErrUnavailable)
 	case g == nil:
 		return fmt.Errorf("keep-alive: %w: %x", raftmeta.ErrSessionExpired, id)
 	case g.expiring:

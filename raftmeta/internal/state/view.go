@@ -149,10 +149,15 @@ func ReadApplied(v View) (Applied, error) {
 	if _, err := get(v, "applied", appliedKey, &m); err != nil {
 		return Applied{}, err
 	}
+	return AppliedOf(&m), nil
+}
+
+// AppliedOf returns what a record says.
+func AppliedOf(m *metapb.Applied) Applied {
 	return Applied{
 		Index: m.Index, Term: m.Term, Rev: raftmeta.Revision(m.Revision),
 		EventsAfter: raftmeta.Revision(m.EventsAfter), Conf: m.Conf,
-	}, nil
+	}
 }
 
 // Events calls yield for the changes of each revision in (after, upTo], in order, until yield returns false.
@@ -196,6 +201,12 @@ func eventsOf(rev raftmeta.Revision, m *metapb.EventBatch) []raftmeta.Event {
 		}}
 	}
 	return events
+}
+
+// HasSession says whether a session is alive.
+func HasSession(v View, id raftmeta.SessionID) (bool, error) {
+	_, ok, err := v.Get(sessionKey(id))
+	return ok, err
 }
 
 // Sessions returns all live sessions.

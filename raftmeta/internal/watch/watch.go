@@ -115,6 +115,20 @@ func (h *Hub) Publish(rev raftmeta.Revision, events []raftmeta.Event) {
 	}
 }
 
+// Reload says that the source was replaced by one whose newest revision is rev >= the newest published. All
+// watchers go on by reading the source.
+func (h *Hub) Reload(rev raftmeta.Revision) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mu.rev = max(rev, h.mu.rev)
+	for _, a := range h.mu.prefixes {
+		for w := range a.watchers {
+			w.overflow = true
+			w.wakeLocked()
+		}
+	}
+}
+
 // bookmarks tells every watcher that may take a bookmark to do so.
 func (h *Hub) bookmarks() {
 	h.mu.Lock()
@@ -311,7 +325,7 @@ func (w *watcher) poll(ctx context.Context) (raftmeta.WatchBatch, bool, error) {
 		case w.overflow:
 			// From here on the queue takes what is newer than the newest revision; what lies between is
 			// read from the source.
-			w.overflow, w.scanned, w.clean = false, w.seen, h.mu.rev
+			w.overflow, w.scanned, w.clean = false, max(w.seen, w.scanned), max(w.clean, h.mu.rev)
 		case w.bookmark && h.mu.rev > w.seen:
 			w.seen, w.bookmark = h.mu.rev, false
 			return raftmeta.WatchBatch{Rev: w.seen}, true, nil
