@@ -410,6 +410,21 @@ func (p pebbleLogger) Errorf(f string, v ...any) {
 // Fatalf must not return: pebble would go on over what has failed. It keeps the goroutine that it was called
 // by, for what is left of the process's life.
 func (p pebbleLogger) Fatalf(f string, v ...any) {
-	p.fail(fmt.Errorf(f, v...))
+	e := fatalError{text: fmt.Sprintf(f, v...)}
+	for _, a := range v {
+		if err, ok := a.(error); ok {
+			e.causes = append(e.causes, err)
+		}
+	}
+	p.fail(e)
 	select {}
 }
+
+// A fatalError is a message of pebble's with the errors that it was made of.
+type fatalError struct {
+	text   string
+	causes []error
+}
+
+func (e fatalError) Error() string   { return e.text }
+func (e fatalError) Unwrap() []error { return e.causes }
