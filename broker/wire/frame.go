@@ -89,9 +89,9 @@ func NewReader(src io.Reader, maxFrame int) *Reader {
 }
 
 // Next appends to frames what the stream has: it waits for at least one whole frame and takes all that have
-// arrived with it. A frame is returned without its total. At the end of the stream the error is io.EOF, or
-// io.ErrUnexpectedEOF within a frame; a total above the limit is ErrFrameTooLarge. Errors come after the
-// frames before them.
+// arrived with it. A frame is returned with its total; who gets it may overwrite it. At the end of the stream
+// the error is io.EOF, or io.ErrUnexpectedEOF within a frame; a total above the limit is ErrFrameTooLarge.
+// Errors come after the frames before them.
 func (r *Reader) Next(frames [][]byte) ([][]byte, error) {
 	n := len(frames)
 	for {
@@ -108,7 +108,7 @@ func (r *Reader) Next(frames [][]byte) ([][]byte, error) {
 			if need = 4 + int(total); len(b) < need {
 				break
 			}
-			frames = append(frames, b[4:need:need])
+			frames = append(frames, b[:need:need])
 			r.off += need
 			need = 4
 		}
@@ -153,16 +153,16 @@ func (r *Reader) room(need int) {
 	r.slab, r.off, r.reads = slab, 0, 0
 }
 
-// SplitFrame divides a frame (without its total) into its command and what follows it.
+// SplitFrame divides a whole frame into its command and what follows it.
 func SplitFrame(frame []byte) (command, payload []byte, err error) {
-	if len(frame) < 4 {
+	if len(frame) < 8 || uint64(binary.BigEndian.Uint32(frame)) != uint64(len(frame)-4) {
 		return nil, nil, fmt.Errorf("%w: %d bytes have no command", ErrMalformed, len(frame))
 	}
-	n := binary.BigEndian.Uint32(frame)
-	if uint64(n) > uint64(len(frame)-4) {
+	n := binary.BigEndian.Uint32(frame[4:])
+	if uint64(n) > uint64(len(frame)-8) {
 		return nil, nil, fmt.Errorf("%w: command of %d bytes in a frame of %d", ErrMalformed, n, len(frame))
 	}
-	return frame[4 : 4+n : 4+n], frame[4+n:], nil
+	return frame[8 : 8+n : 8+n], frame[8+n:], nil
 }
 
 // A Payload is the parts of a payload frame after its command. All alias it.
@@ -230,20 +230,3 @@ func SkipBrokerEntry(b []byte) ([]byte, error) {
 	}
 	return b[6+n:], nil
 }
-
-// AppendPayload appends the part of a SEND frame after its command: checksum, metadata and body. The frame's
-// length must count PayloadSize of it.
-func AppendPayload(dst, metadata, body []byte) []byte {
-	dst = binary.BigEndian.AppendUint16(dst, magicChecksum)
-	sumAt := len(dst)
-	dst = append(dst, 0, 0, 0, 0)
-	start := len(dst)
-	dst = binary.BigEndian.AppendUint32(dst, uint32(len(metadata)))
-	dst = append(dst, metadata...)
-	dst = append(dst, body...)
-	binary.BigEndian.PutUint32(dst[sumAt:], Checksum(dst[start:]))
-	return dst
-}
-
-// PayloadSize is the number of bytes that AppendPayload appends.
-func PayloadSize(metadata, body []byte) int { return 10 + len(metadata) + len(body) }

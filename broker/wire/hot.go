@@ -560,28 +560,3 @@ func (fl *Flow) AppendFrame(dst []byte) []byte {
 	dst = appendField(dst, 1, fl.ConsumerID)
 	return appendField(dst, 2, uint64(fl.Permits))
 }
-
-// CheckMetadata reports ErrMalformed unless b is a well-formed MessageMetadata with its required fields
-// (producer name, sequence id, publish time). It does not allocate; it does not look into nested messages.
-func CheckMetadata(b []byte) error {
-	var have uint8
-	for len(b) > 0 {
-		f, rest, err := next(b)
-		if err != nil {
-			return err
-		}
-		b = rest
-		switch {
-		case f.num == 1 && f.wire == wtBytes:
-			have |= 1
-		case f.num == 2 && f.wire == wtVarint:
-			have |= 2
-		case f.num == 3 && f.wire == wtVarint:
-			have |= 4
-		}
-	}
-	if have != 7 {
-		return errMissing("producer_name, sequence_id or publish_time of message metadata")
-	}
-	return nil
-}

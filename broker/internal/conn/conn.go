@@ -425,7 +425,7 @@ func (c *connection) handle(frame []byte) error {
 	}
 	switch c.cmd.Type {
 	case wire.TypeSend:
-		return c.handleSend(&c.cmd.Send, payload)
+		return c.handleSend(&c.cmd.Send, frame, payload)
 	case wire.TypeAck:
 		c.handleAck(&c.cmd.Ack)
 		return nil

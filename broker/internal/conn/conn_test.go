@@ -48,7 +48,7 @@ func receiptsComeInOrder(t *testing.T) {
 	p.produce(1, aTopic)
 	var frames []byte
 	for i := range uint64(100) {
-		frames = append(frames, message(1, i, 10)...)
+		frames = append(frames, sendFrame(1, i, 10)...)
 	}
 	p.write(frames)
 	ft := d.topic(aTopic)
@@ -63,7 +63,7 @@ func receiptsComeInOrder(t *testing.T) {
 		}
 	}
 	// The stored bytes are those sent after the command, to the bit.
-	sent := message(1, 3, 10)
+	sent := sendFrame(1, 3, 10)
 	if got := ft.stored[3]; !bytes.HasSuffix(sent, got) || !bytes.HasPrefix(got, []byte{0x0e, 0x01}) {
 		t.Errorf("stored %x of %x", got, sent)
 	}
@@ -76,7 +76,7 @@ func TestBadInput(t *testing.T) {
 		b := binary.BigEndian.AppendUint32(nil, uint32(4+len(command)))
 		return append(binary.BigEndian.AppendUint32(b, uint32(len(command))), command...)
 	}
-	corrupt := message(1, 9, 100)
+	corrupt := sendFrame(1, 9, 100)
 	corrupt[len(corrupt)-1] ^= 1
 	noMeta := (&wire.Send{ProducerID: 1, SequenceID: 9, Messages: 1}).AppendFrame(nil, 4)
 	ended := func(kind error) func(t *testing.T, p *peer) {
@@ -110,16 +110,15 @@ func TestBadInput(t *testing.T) {
 		{"second CONNECT", wire.AppendFrame(nil, &pb.CommandConnect{ClientVersion: new("x")}), ended(conn.ErrProtocol)},
 		{"a broker's command", wire.AppendFrame(nil, &pb.CommandSuccess{RequestId: req}), ended(conn.ErrProtocol)},
 		{"a broker's receipt", (&wire.SendReceipt{}).AppendFrame(nil), ended(conn.ErrProtocol)},
-		{"send for no producer", message(99, 1, 1), ended(conn.ErrProtocol)},
+		{"send for no producer", sendFrame(99, 1, 1), ended(conn.ErrProtocol)},
 		{"send without payload", (&wire.Send{ProducerID: 1, Messages: 1}).AppendFrame(nil, 0), ended(wire.ErrMalformed)},
-		{"send without metadata", append(noMeta, 0, 0, 0, 0), ended(wire.ErrMalformed)},
 		{"send with metadata beyond its end", append(noMeta, 0, 0, 0, 9), ended(wire.ErrMalformed)},
 		{"wrong checksum", corrupt, func(t *testing.T, p *peer) {
 			e := want[*pb.CommandSendError](p)
 			if e.GetError() != pb.ServerError_ChecksumError || e.GetSequenceId() != 9 || e.GetProducerId() != 1 {
 				t.Errorf("got %v", e)
 			}
-			p.write(message(1, 10, 5)) // the connection stays
+			p.write(sendFrame(1, 10, 5)) // the connection stays
 			if r := p.receipt(); r.SequenceID != 10 {
 				t.Errorf("receipt %+v", r)
 			}
@@ -169,7 +168,7 @@ func TestBadInput(t *testing.T) {
 			p.produce(1, aTopic)
 			p.write(tc.bytes)
 			tc.check(t, p)
-			other.write(message(1, 42, 10))
+			other.write(sendFrame(1, 42, 10))
 			if r := other.receipt(); r.SequenceID != 42 {
 				t.Errorf("the other connection got %+v", r)
 			}
@@ -179,7 +178,7 @@ func TestBadInput(t *testing.T) {
 
 func TestNothingBeforeConnect(t *testing.T) {
 	for _, frame := range [][]byte{
-		wire.AppendPing(nil), message(1, 1, 1),
+		wire.AppendPing(nil), sendFrame(1, 1, 1),
 		wire.AppendFrame(nil, &pb.CommandLookupTopic{Topic: new(aTopic), RequestId: new(uint64(1))}),
 	} {
 		p := dial(t, newDomain(), conn.Config{})
@@ -296,7 +295,7 @@ func TestProducerLifecycle(t *testing.T) {
 	want[*pb.CommandProducerSuccess](p)
 	p.send(&pb.CommandCloseProducer{ProducerId: new(uint64(99)), RequestId: new(uint64(15))}) // one that never was
 	want[*pb.CommandSuccess](p)
-	p.write(message(1, 0, 1)) // closed by the client: a mistake
+	p.write(sendFrame(1, 0, 1)) // closed by the client: a mistake
 	if err := p.wantEnd(); !errors.Is(err, conn.ErrProtocol) {
 		t.Errorf("Serve = %v", err)
 	}
@@ -318,7 +317,7 @@ func TestSendsToAProducerThatTheBrokerClosedAreDropped(t *testing.T) {
 		if c := want[*pb.CommandCloseProducer](p); c.GetProducerId() != 1 {
 			t.Errorf("got %v", c)
 		}
-		p.write(message(1, 0, 1))
+		p.write(sendFrame(1, 0, 1))
 		p.produce(1, aTopic) // the answer shows that the connection lives
 		if len(ft.stored) != 0 {
 			t.Error("the send was stored")
@@ -329,7 +328,7 @@ func TestSendsToAProducerThatTheBrokerClosedAreDropped(t *testing.T) {
 		want[*pb.CommandCloseProducer](p)
 		go func() {
 			time.Sleep(65 * time.Second)
-			p.nc.Write(message(1, 0, 1)) // far too late
+			p.nc.Write(sendFrame(1, 0, 1)) // far too late
 		}()
 		if err := p.wantEnd(); !errors.Is(err, conn.ErrProtocol) {
 			t.Errorf("Serve = %v, want ErrProtocol", err)
@@ -395,7 +394,7 @@ func TestWaitForExclusiveIsAnsweredTwice(t *testing.T) {
 	if s := want[*pb.CommandProducerSuccess](p); !s.GetProducerReady() || s.GetRequestId() != 8 || s.GetTopicEpoch() != 3 {
 		t.Errorf("second answer %v", s)
 	}
-	p.write(message(1, 0, 1))
+	p.write(sendFrame(1, 0, 1))
 	p.receipt()
 }
 
@@ -417,7 +416,7 @@ func entry(index byte, brokerEntry bool, body int) []byte {
 	if brokerEntry {
 		b = []byte{0x0e, 0x02, 0, 0, 0, 2, 0x10, index}
 	}
-	return wire.AppendPayload(b, []byte("\x0a\x01p\x10\x00\x18\x05"), make([]byte, body))
+	return append(b, stored(body)...)
 }
 
 func TestDelivery(t *testing.T) {
@@ -613,7 +612,7 @@ func TestPublishingIsBounded(t *testing.T) {
 		go func() {
 			n := 0
 			for ; n < 1000; n++ {
-				if _, err := p.nc.Write(message(1, uint64(n), 1000)); err != nil {
+				if _, err := p.nc.Write(sendFrame(1, uint64(n), 1000)); err != nil {
 					break
 				}
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/daybook/daybook/broker/wire"
 	pb "github.com/daybook/daybook/broker/wire/wirepb"
 	"github.com/daybook/daybook/ledgerfs"
+	"github.com/daybook/daybook/ledgerfs/message"
 	"github.com/daybook/daybook/ledgerfs/topicname"
 )
 
@@ -227,7 +228,7 @@ type fakeProducer struct {
 func (p *fakeProducer) Send(s topic.Send) {
 	t := p.t
 	t.mu.Lock()
-	t.stored = append(t.stored, s.Payload)
+	t.stored = append(t.stored, s.Payload[s.Headroom:])
 	r := topic.SendResult{SequenceID: s.SequenceID, HighestSequenceID: s.HighestSequenceID, Position: ledgerfs.Position{Ledger: 7, Entry: ledgerfs.EntryID(len(t.stored) - 1)}}
 	if s.Txn {
 		r.Err = serr.NotAllowedError.Errorf("no transactions")
@@ -427,12 +428,16 @@ func (p *peer) subscribe(id uint64, topic string) {
 	want[*pb.CommandSuccess](p)
 }
 
-// message is a SEND frame with a body of that many bytes.
-func message(producer, sequence uint64, body int) []byte {
-	meta := []byte("\x0a\x01p\x10\x00\x18\x05")
+// sendFrame is a SEND frame with a body of that many bytes.
+func sendFrame(producer, sequence uint64, body int) []byte {
 	s := wire.Send{ProducerID: producer, SequenceID: sequence, Messages: 1}
-	b := make([]byte, body)
-	return wire.AppendPayload(s.AppendFrame(nil, wire.PayloadSize(meta, b)), meta, b)
+	payload := stored(body)
+	return append(s.AppendFrame(nil, len(payload)), payload...)
+}
+
+// stored is an entry as a producer sends it, with a body of that many bytes.
+func stored(body int) []byte {
+	return must(message.AppendSingle(nil, &message.Header{ProducerName: "p", PublishTime: 5}, &message.Outgoing{Value: make([]byte, body)}))
 }
 
 func (p *peer) receipt() wire.SendReceipt {

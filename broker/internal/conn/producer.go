@@ -124,7 +124,8 @@ func (c *connection) handleCloseProducer(m *pb.CommandCloseProducer) {
 	c.succeed(m.GetRequestId())
 }
 
-func (c *connection) handleSend(s *wire.Send, payload []byte) error {
+// handleSend passes on the message that is the payload of frame.
+func (c *connection) handleSend(s *wire.Send, frame, payload []byte) error {
 	p := c.producers[s.ProducerID]
 	if p == nil || !p.ready {
 		if _, ok := c.closedProducers[s.ProducerID]; ok && p == nil {
@@ -136,9 +137,6 @@ func (c *connection) handleSend(s *wire.Send, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	if parts.BrokerEntry != nil {
-		return fmt.Errorf("%w: SEND with broker entry metadata", wire.ErrMalformed)
-	}
 	if err := parts.Verify(); err != nil {
 		c.log.Warn("message failed its checksum", "producer", p.info.Name, "sequence", s.SequenceID, "err", err)
 		c.send(&pb.CommandSendError{
@@ -147,19 +145,14 @@ func (c *connection) handleSend(s *wire.Send, payload []byte) error {
 		})
 		return nil
 	}
-	if err := wire.CheckMetadata(parts.Metadata); err != nil {
-		return err
-	}
-	if s.Messages < 1 {
-		return fmt.Errorf("%w: SEND of %d messages", wire.ErrMalformed, s.Messages)
-	}
 	p.mu.Lock()
 	p.mu.sizes.push(len(payload))
 	p.mu.Unlock()
 	c.pending.Add(int64(len(payload)))
 	p.producer.Send(topic.Send{
 		SequenceID: s.SequenceID, HighestSequenceID: s.HighestSequenceID, Messages: s.Messages,
-		Payload: payload, IsChunk: s.IsChunk, Marker: s.Marker, Txn: s.InTxn,
+		// The head of the frame has been read, and is room for what the topic puts before the message.
+		Payload: frame, Headroom: len(frame) - len(payload), IsChunk: s.IsChunk, Marker: s.Marker, Txn: s.InTxn,
 	})
 	return nil
 }
