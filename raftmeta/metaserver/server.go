@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,6 +87,10 @@ type Config struct {
 	// CacheBytes and MemTableBytes bound memory: 8 MiB and 4 MiB if zero.
 	CacheBytes    int64
 	MemTableBytes uint64
+
+	// What makes the node one of several; a sole voter has none of it.
+	send func([]node.Outbound) // carries messages to peers
+	join []byte                // the cluster whose leader will bring a new node up, by a snapshot
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -185,7 +190,7 @@ func Open(cfg Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
 	}
 	defer func() {
-		if err != nil {
+		if err != nil && s.node == nil { // a node that has failed leaves the database alone
 			_ = s.db.Close()
 		}
 	}()
@@ -209,12 +214,15 @@ func Open(cfg Config) (_ *Server, err error) {
 	s.node, err = node.Start(node.Config{
 		ID: cfg.NodeID, Cluster: s.cluster, DB: s.db, Log: log, Machine: machine, Hub: s.hub, Leases: s.leases,
 		Logger: cfg.Logger, RetainRevisions: cfg.RetainRevisions, RetainFor: cfg.RetainFor,
-		Ended: s.ended, Failed: s.failed,
+		Send: cfg.send, Ended: s.ended, Failed: s.failed,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
 	}
 	s.early.attach(s.node)
+	if cfg.send != nil {
+		return s, nil // others may have to be up first
+	}
 	if err := s.node.Wait(context.Background()); err != nil {
 		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
 	}
@@ -229,9 +237,11 @@ func checkPebbleFormat(cfg Config) error {
 	}
 	desc, err := pebble.Peek(cfg.Dir, cfg.FS)
 	if err != nil {
-		// All that Peek's own reading of the format can say, besides errors of the disk, is that it
-		// is unknown; opening tells the disk's errors.
-		return nil
+		// Pebble has no error value for a format that it has never heard of.
+		if strings.Contains(err.Error(), "unknown format major version") {
+			return newerFormat(cfg.Dir, err.Error())
+		}
+		return nil // opening says it better
 	}
 	if desc.Exists && desc.FormatMajorVersion > pebbleFormat {
 		return newerFormat(cfg.Dir, fmt.Sprintf("database format %d, this version knows %d", desc.FormatMajorVersion, pebbleFormat))
@@ -294,14 +304,17 @@ func (s *Server) bootstrap() (*metapb.Identity, error) {
 	}
 	id := &metapb.Identity{Format: Format, Cluster: make([]byte, 16), Node: s.cfg.NodeID}
 	rand.Read(id.Cluster)
+	first := state.Applied{Index: firstIndex, Term: firstTerm, Conf: &metapb.ConfState{Voters: []uint64{s.cfg.NodeID}}}
+	if s.cfg.join != nil {
+		// No members: the node waits to be told who leads.
+		id.Cluster, first = s.cfg.join, state.Applied{Conf: &metapb.ConfState{}}
+	}
 	b := s.db.NewBatch()
 	defer b.Close()
-	if err := raftlog.Bootstrap(b, id, firstIndex, firstTerm); err != nil {
+	if err := raftlog.Bootstrap(b, id, first.Index, first.Term); err != nil {
 		return nil, err
 	}
-	header, err := state.New(state.Applied{
-		Index: firstIndex, Term: firstTerm, Conf: &metapb.ConfState{Voters: []uint64{s.cfg.NodeID}},
-	}).Header()
+	header, err := state.New(first).Header()
 	if err != nil {
 		return nil, err
 	}

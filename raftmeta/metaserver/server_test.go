@@ -1,6 +1,7 @@
 package metaserver
 
 import (
+	"log/slog"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -37,3 +38,5 @@ func TestServerOnDiskPassesSuite(t *testing.T) {
 		return open(t, Config{Dir: t.TempDir()}).Store()
 	})
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
