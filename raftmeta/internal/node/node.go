@@ -99,7 +99,8 @@ type Node struct {
 	failing sync.Once
 	// solo says that this node leads alone and has applied all that was ever answered: what is applied can
 	// be read without asking anyone.
-	solo atomic.Bool
+	solo    atomic.Bool
+	serving atomic.Bool // leading, for others than run
 
 	in struct {
 		sync.Mutex
@@ -318,6 +319,9 @@ func (n *Node) KeepAlive(ctx context.Context, id raftmeta.SessionID) error {
 	}
 	return n.Barrier(ctx)
 }
+
+// Leading says whether this node leads and serves as leader.
+func (n *Node) Leading() bool { return n.serving.Load() }
 
 // Receive takes messages from peers.
 func (n *Node) Receive(msgs ...*raftpb.Message) {
@@ -625,6 +629,7 @@ func (n *Node) follow(s *raft.SoftState) {
 	n.isLeader, n.hasLead = s.RaftState == raft.StateLeader, s.Lead != raft.None
 	if was && !n.isLeader {
 		n.leading, n.compact = false, false
+		n.serving.Store(false)
 		n.solo.Store(false)
 		n.cfg.Leases.Disable()
 		for _, p := range n.pending {
@@ -661,6 +666,7 @@ func (n *Node) lead() error {
 	}
 	n.cfg.Leases.Enable()
 	n.leading = true
+	n.serving.Store(true)
 	n.marks = []mark{{n.machine.Applied().Rev, now}}
 	n.solo.Store(n.alone() && n.failed.Load() == nil)
 	n.announce()
