@@ -49,6 +49,20 @@ func AppendTimestamp(dst []byte, ms int64) []byte {
 	return time.UnixMilli(ms).UTC().AppendFormat(dst, "2006-01-02 15:04:05.000")
 }
 
+// AppendTimestampTZ appends an instant in a zone: 2006-01-02 15:04:05.000 Europe/Vienna.
+func AppendTimestampTZ(dst []byte, ms int64, zone string) []byte {
+	if zone == "" {
+		zone = "UTC"
+	}
+	loc, ok := Zone(zone)
+	if !ok {
+		loc, zone = time.UTC, "UTC"
+	}
+	dst = time.UnixMilli(ms).In(loc).AppendFormat(dst, "2006-01-02 15:04:05.000")
+	dst = append(dst, ' ')
+	return append(dst, zone...)
+}
+
 // AppendTime appends milliseconds of the day as 15:04:05.000.
 func AppendTime(dst []byte, ms int64) []byte {
 	return time.UnixMilli(ms).UTC().AppendFormat(dst, "15:04:05.000")
@@ -92,7 +106,7 @@ func AppendText(dst []byte, t Type, a any) []byte {
 		case Timestamp:
 			return AppendTimestamp(dst, a)
 		case TimestampTZ:
-			return append(AppendTimestamp(dst, a), " UTC"...)
+			return AppendTimestampTZ(dst, a, t.Zone)
 		case IntervalDay:
 			return AppendIntervalDay(dst, a)
 		case IntervalMonth:

@@ -46,6 +46,7 @@ type Type struct {
 	Elem      *Type   // Array: element; Map: value
 	Key       *Type   // Map: key
 	Fields    []Field // Row
+	Zone      string  // TimestampTZ: the zone that values are shown in; "" is UTC. Not part of equality
 }
 
 // A Field is one field of a row type.
