@@ -336,7 +336,7 @@ func (b *Bookie) store(a *ledgerfs.Add) error {
 		} else if f.corrupt[pos] {
 			return ledgerfs.ErrCorrupt
 		}
-		if old.Digest != a.Digest || old.Length != a.Length || string(old.Payload) != string(a.Payload) {
+		if old.Length != a.Length || string(old.Payload) != string(a.Payload) {
 			return ledgerfs.ErrBadRequest
 		}
 		return nil
