@@ -18,9 +18,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/daybook/daybook/broker/internal/adminapi"
 	"github.com/daybook/daybook/broker/internal/conn"
 	"github.com/daybook/daybook/broker/internal/ownership"
 	"github.com/daybook/daybook/broker/internal/policy"
@@ -58,6 +60,8 @@ type Config struct {
 	MaxPendingPublish, MaxQueued int
 	// CacheBytes bounds the cache of entries just written, which serves consumers that keep up; 64 MiB.
 	CacheBytes int64
+	// Settings is the configuration as an operator wrote it, by Pulsar's keys: what the admin API shows of it.
+	Settings map[string]string
 	// AckFlush is the longest that an acknowledgement waits to be written; 100 ms.
 	AckFlush time.Duration
 }
@@ -82,6 +86,8 @@ func (c Config) withDefaults() Config {
 type Deps struct {
 	Meta    raftmeta.Store
 	Ledgers *ledger.Client
+	// Bookies are the ids of the bookies, for the admin API; nil has none.
+	Bookies func(ctx context.Context) ([]string, error)
 	Logger  *slog.Logger // slog.Default() if nil
 }
 
@@ -147,14 +153,28 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		Cluster: cfg.Cluster, Owner: id, Store: deps.Meta, Ledgers: s.managed, Policy: s.policies, Logger: s.log,
 	})
 	s.domain = &domain{topics: s.topics, policies: s.policies, schemas: s.schemas, owners: s.owners, advertised: cfg.AdvertisedAddress}
+	admin := adminapi.New(adminapi.Config{
+		Topics: adminapi.Registry(s.topics), Policies: s.policies, Schemas: s.schemas, Owners: s.owners, Bookies: deps.Bookies,
+		Version: cfg.Version, Advertised: cfg.AdvertisedAddress != "", Settings: cfg.Settings, Log: s.log,
+	})
 	s.http = &http.Server{
-		Handler: s.mux, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return s.ctx },
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for _, prefix := range []string{"/admin/", "/lookup/", "/metrics", "/status.html"} {
+				if strings.HasPrefix(r.URL.Path, prefix) {
+					// Not by way of the mux, which would clean the path: names may hold "//" in escaped form.
+					admin.ServeHTTP(w, r)
+					return
+				}
+			}
+			s.mux.ServeHTTP(w, r)
+		}), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return s.ctx },
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	return s, nil
 }
 
-// Handle mounts a handler on the HTTP listener, by a pattern of http.ServeMux. It must be called before Start.
+// Handle mounts a handler on the HTTP listener, by a pattern of http.ServeMux, beside the admin API at /admin/,
+// /lookup/, /metrics and /status.html. It must be called before Start.
 func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
 
 // Addr is the bound address of the client protocol, HTTPAddr that of HTTP.
