@@ -54,6 +54,15 @@ func CursorKey(n topicname.Name, cursor string) string {
 	return CursorPrefix(n) + topicname.EscapeKey(cursor)
 }
 
+// ParseCursorKey is the name of the cursor whose key CursorKey made.
+func ParseCursorKey(n topicname.Name, key string) (string, error) {
+	rest, ok := strings.CutPrefix(key, CursorPrefix(n))
+	if !ok {
+		return "", fmt.Errorf("metadata key %q is not of a cursor of %v", key, n)
+	}
+	return topicname.UnescapeKey(rest)
+}
+
 // An Incarnation names one life of a topic: a topic that was deleted and made anew has another.
 type Incarnation [16]byte
 
@@ -161,6 +170,8 @@ type Record struct {
 	Ledgers []Ledger
 	// CursorLedger holds the acknowledgements of the topic's durable cursors; 0 if there is none.
 	CursorLedger ledgerfs.LedgerID
+	// NextCursorLedger is to replace CursorLedger; until it does, nothing in it counts. 0 if there is none.
+	NextCursorLedger ledgerfs.LedgerID
 	// NextIndex is the index after the last message of the closed ledgers, also of those already trimmed.
 	NextIndex  int64
 	Properties map[string]string
@@ -171,6 +182,11 @@ type Record struct {
 	// Epoch counts the exclusive producers of the topic; it is valid if EpochSet.
 	Epoch    uint64
 	EpochSet bool
+
+	// Owner and Seq say who wrote this version of the record and how many he has written: by them a writer
+	// that lost the answer to a commit finds out whether it was his.
+	Owner [16]byte
+	Seq   uint64
 
 	// Rev is the revision of the key that was read; it is not stored. 0: the key does not exist yet.
 	Rev raftmeta.Revision
@@ -196,26 +212,4 @@ func (r *Record) Find(id ledgerfs.LedgerID) (int, bool) {
 		}
 		return 0
 	})
-}
-
-// A Fence is what a reader of a topic may see: the record, and the last position that is confirmed and
-// readable. A fence never changes; reading up to it needs nothing more from the topic's owner.
-type Fence struct {
-	Record *Record
-	// Last is the last readable position; entry -1 of some ledger, or Position{-1, -1}, if there is none.
-	Last ledgerfs.Position
-}
-
-// LastEntry is the last readable entry of the i-th ledger of the record, NoEntry if there is none.
-func (f Fence) LastEntry(i int) ledgerfs.EntryID {
-	l := &f.Record.Ledgers[i]
-	switch {
-	case l.ID > f.Last.Ledger:
-		return ledgerfs.NoEntry
-	case l.ID == f.Last.Ledger:
-		return f.Last.Entry
-	case l.Closed:
-		return ledgerfs.EntryID(l.Entries - 1)
-	}
-	return ledgerfs.NoEntry
 }

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/daybook/daybook/ledgerfs"
+	"github.com/daybook/daybook/ledgerfs/internal/ledgermeta"
 	"github.com/daybook/daybook/raftmeta"
 )
 
@@ -33,6 +34,9 @@ var (
 	ErrFenced = errors.New("ledger was fenced by another client")
 	// ErrClosed: the writer or client was closed, or the writer died of an earlier failure.
 	ErrClosed = errors.New("ledger writer is closed")
+	// ErrRefused: the members refused the entry before storing anything (no space, too much in flight); the
+	// writer lives on.
+	ErrRefused = errors.New("ledger append refused")
 	// ErrTimeout: too few members answered in time.
 	ErrTimeout = errors.New("ledger append timed out")
 	// ErrNoBookies: there are fewer usable bookies than the ensemble needs.
@@ -87,7 +91,7 @@ type Options struct {
 	// Join, if not nil, is called with the new ledger's id and returns conditions and operations that are
 	// committed in one transaction with the ledger's own metadata. If a condition does not hold, Create fails
 	// with ErrConflict and the ledger does not exist.
-	Join func(id ledgerfs.LedgerID) ([]raftmeta.Cond, []raftmeta.Op)
+	Join func(id ledgerfs.LedgerID) ([]raftmeta.Cond, []raftmeta.Op, error)
 }
 
 // An Info is what metadata says of a ledger.
@@ -110,13 +114,13 @@ type Fragment struct {
 }
 
 // A State is the state of a ledger in metadata.
-type State uint8
+type State = ledgermeta.State
 
 // The states of a ledger.
 const (
-	StateOpen State = iota + 1
-	StateInRecovery
-	StateClosed
+	StateOpen       = ledgermeta.Open
+	StateInRecovery = ledgermeta.InRecovery
+	StateClosed     = ledgermeta.Closed
 )
 
 // An Appender is told about the end of appends, in the order of the entries, by one goroutine at a time. It
@@ -126,14 +130,16 @@ type Appender interface {
 	AppendCompleted(a *Append, err error)
 }
 
-// Append is one entry on its way. The caller owns it and keeps it and Payload unchanged until completion;
-// then it may be used again. It is meant to be part of the caller's own pending operation.
+// Append is one entry on its way. The caller owns it and leaves it alone until completion; then it may be used
+// again. Payload must never change: bookies may still hold it after completion. An Append is meant to be part
+// of the caller's own pending operation, so that appending allocates nothing.
 type Append struct {
 	Payload []byte
 	Flags   ledgerfs.AddFlags
 	Done    Appender
-	// Entry is set by Writer.Append.
+	// Entry is set by Writer.Append, and valid on success.
 	Entry ledgerfs.EntryID
 
-	op
+	next *Append // in the writer's list of those to be completed
+	err  error
 }

@@ -113,7 +113,7 @@ type Append struct {
 	Position ledgerfs.Position
 	Index    int64
 
-	pending
+	p pending
 }
 
 // A Listener is told that a topic has grown (or was trimmed, terminated or closed). Calls are coalesced: one
@@ -146,10 +146,7 @@ var (
 func At(p ledgerfs.Position) Start { return Start{startAt, p} }
 
 // A Range is a run of individually acknowledged entries of one ledger, both ends inclusive.
-type Range struct {
-	Ledger      ledgerfs.LedgerID
-	First, Last ledgerfs.EntryID
-}
+type Range = chain.Range
 
 // Stats are the inner workings of a topic, as admin's internalStats shows them.
 type Stats struct {
