@@ -261,6 +261,7 @@ func (s *Server) options() *pebble.Options {
 		// What is read is small and hot; sizes of values are bounded.
 		L0CompactionThreshold: 2, L0StopWritesThreshold: 12,
 	}
+	o.Experimental.CompactionScheduler = newOneCompaction()
 	o.EventListener = &pebble.EventListener{
 		BackgroundError: func(err error) { s.early.set(fmt.Errorf("pebble: background work: %w", err)) },
 		DataCorruption: func(i pebble.DataCorruptionInfo) {

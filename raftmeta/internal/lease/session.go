@@ -66,8 +66,7 @@ func (s *Session) Close(ctx context.Context) error {
 func (s *Session) keep(ctx context.Context, confirmed time.Time) {
 	defer close(s.done)
 	defer s.End()
-	wait := s.ttl / 3
-	timer := time.NewTimer(wait)
+	timer := time.NewTimer(max(0, time.Until(confirmed.Add(s.ttl/3))))
 	defer timer.Stop()
 	for {
 		select {
@@ -83,16 +82,17 @@ func (s *Session) keep(ctx context.Context, confirmed time.Time) {
 		tctx, cancel := context.WithDeadline(ctx, trust)
 		err := s.b.KeepAlive(tctx, s.id)
 		cancel()
+		next := time.Now().Add(s.ttl / 30)
 		switch {
 		case err == nil:
 			confirmed = sent
-			wait = s.ttl / 3
+			next = sent.Add(s.ttl / 3)
 		case errors.Is(err, raftmeta.ErrSessionExpired), errors.Is(err, raftmeta.ErrClosed), ctx.Err() != nil:
 			return
-		default:
-			wait = s.ttl / 30
 		}
-		// Never sleep past the moment at which the session must be given up.
-		timer.Reset(max(0, min(wait, time.Until(confirmed.Add(s.ttl*2/3)))))
+		if giveUp := confirmed.Add(s.ttl * 2 / 3); giveUp.Before(next) {
+			next = giveUp
+		}
+		timer.Reset(max(0, time.Until(next)))
 	}
 }
