@@ -10,9 +10,12 @@ import (
 const (
 	// copyBelow is the size from which a payload is sent from where it is, not copied into the arena.
 	copyBelow = 4 << 10
-	// keepArena is the largest arena that is kept for the next round.
-	keepArena = 256 << 10
+	// keepArena is the largest arena that is used again.
+	keepArena = 2 << 20
 )
+
+// outgoings are those not in use: a connection that has nothing to send holds none.
+var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
 
 // An outbox is what waits to be written to one connection. Any goroutine appends frames; the writer takes
 // all of them at a time and writes them together, while the next ones gather: so receipts and messages that
@@ -25,8 +28,8 @@ type outbox struct {
 
 	mu struct {
 		sync.Mutex
-		gather  outgoing
-		closed  bool // what is appended goes to waste
+		gather  *outgoing // nil if nothing gathers
+		closed  bool      // what is appended goes to waste
 		waste   outgoing
 		blocked []*consumer // to be resumed when the writer has taken what gathers
 		asleep  bool        // the writer waits for cond
@@ -48,7 +51,13 @@ type segment struct {
 	ext []byte
 }
 
-func (o *outgoing) len() int { return len(o.arena) + o.size }
+// len is the bytes of all frames; 0 for nil.
+func (o *outgoing) len() int {
+	if o == nil {
+		return 0
+	}
+	return len(o.arena) + o.size
+}
 
 // external appends b, which must not change any more, without copying it.
 func (o *outgoing) external(b []byte) {
@@ -89,7 +98,10 @@ func (o *outbox) lock() *outgoing {
 	if o.mu.closed {
 		return &o.mu.waste
 	}
-	return &o.mu.gather
+	if o.mu.gather == nil {
+		o.mu.gather = outgoings.Get().(*outgoing)
+	}
+	return o.mu.gather
 }
 
 // unlock wakes the writer.
@@ -131,7 +143,7 @@ func (o *outbox) close() {
 func (o *outbox) abandon() {
 	o.mu.Lock()
 	o.mu.closed = true
-	o.mu.gather.reset()
+	o.mu.gather = nil
 	o.size.Store(0)
 	o.mu.Unlock()
 }
@@ -139,7 +151,6 @@ func (o *outbox) abandon() {
 // write writes to w until the outbox is closed and empty, or writing fails. It calls taken, without a lock,
 // each time that it has taken what gathered.
 func (o *outbox) write(w io.Writer, taken func()) error {
-	var out outgoing
 	var iov net.Buffers
 	var blocked []*consumer
 	for {
@@ -152,7 +163,8 @@ func (o *outbox) write(w io.Writer, taken func()) error {
 			o.mu.Unlock()
 			return nil
 		}
-		out, o.mu.gather = o.mu.gather, out
+		out := o.mu.gather
+		o.mu.gather = nil
 		blocked, o.mu.blocked = o.mu.blocked, blocked[:0]
 		o.size.Store(0)
 		o.mu.Unlock()
@@ -186,6 +198,7 @@ func (o *outbox) write(w io.Writer, taken func()) error {
 			clear(iov)
 		}
 		out.reset()
+		outgoings.Put(out)
 		if err != nil {
 			return err
 		}

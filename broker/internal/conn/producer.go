@@ -172,10 +172,14 @@ func (p *producer) SendCompleted(_ *topic.Producer, r topic.SendResult) {
 		b.arena = receipt.AppendFrame(b.arena)
 		c.out.unlock()
 	} else {
-		e := serr.From(r.Err)
-		c.send(&pb.CommandSendError{ProducerId: &p.id, SequenceId: &r.SequenceID, Error: wireCode(e), Message: &e.Text})
+		p.sendFailed(r.SequenceID, r.Err)
 	}
 	c.settled(int64(size))
+}
+
+func (p *producer) sendFailed(sequence uint64, err error) {
+	e := serr.From(err)
+	p.c.send(&pb.CommandSendError{ProducerId: &p.id, SequenceId: &sequence, Error: wireCode(e), Message: &e.Text})
 }
 
 // ProducerReady implements topic.ProducerSink.
