@@ -17,6 +17,20 @@ type counter struct {
 	n    atomic.Int64
 	want atomic.Int64
 	done chan struct{}
+	// taken are the entries to be acknowledged, by a goroutine as a connection's is.
+	taken chan subscription.AckID
+}
+
+// consume acknowledges and asks for more, as a client does.
+func (c *counter) consume(k *subscription.Consumer) {
+	var ids []subscription.AckID
+	for id := range c.taken {
+		ids = append(ids[:0], id)
+		for range min(len(c.taken), 99) {
+			ids = append(ids, <-c.taken)
+		}
+		k.Ack(subscription.Ack{IDs: ids}, nil)
+	}
 }
 
 func (c *counter) add(n int64) {
@@ -33,12 +47,12 @@ func (c *counter) SendCompleted(_ *topic.Producer, r topic.SendResult) {
 }
 func (c *counter) ProducerReady(*topic.Producer, topic.ProducerInfo, error) {}
 func (c *counter) CloseProducer(*topic.Producer)                            {}
-func (c *counter) Deliver(k *subscription.Consumer, ms []subscription.Message) bool {
+func (c *counter) Deliver(_ *subscription.Consumer, ms []subscription.Message) bool {
 	var n int64
 	for i := range ms {
 		n += int64(ms[i].Messages)
+		c.taken <- subscription.AckID{Position: ms[i].Position}
 	}
-	k.Flow(uint32(n))
 	c.add(n)
 	return true
 }
@@ -88,7 +102,7 @@ func BenchmarkDispatch(b *testing.B) {
 				d := brokertest.New(b)
 				defer d.Close()
 				tp := d.Topic("t")
-				sends, receives := &counter{done: make(chan struct{}, 1)}, &counter{done: make(chan struct{}, 1)}
+				sends, receives := &counter{done: make(chan struct{}, 1)}, &counter{done: make(chan struct{}, 1), taken: make(chan subscription.AckID, 10_000)}
 				p, _, err := tp.AddProducer(b.Context(), topic.ProducerRequest{Conn: sends}, sends)
 				if err != nil {
 					b.Fatal(err)
@@ -101,13 +115,16 @@ func BenchmarkDispatch(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				k.Flow(5000)
+				go receives.consume(k)
+				defer close(receives.taken)
+				defer k.Close()
 				sends.want.Store(1 << 60)
 				b.ReportAllocs()
 				n := int64(0)
 				const round = 500
 				for b.Loop() {
 					n += round
+					k.Flow(uint32(round * batch))
 					receives.want.Store(n * int64(batch))
 					for range round {
 						p.Send(topic.Send{Messages: int32(batch), Payload: payload})
