@@ -87,7 +87,9 @@ type face struct {
 		// began because what lies before is unknown.
 		origin ledgerfs.LedgerID
 		mtime  int64 // ms; the greatest publish time
-		run    *run
+		// nextIndex is the index in the topic of the first message that is not counted; 0 if unknown.
+		nextIndex int64
+		run       *run
 		// cursors are the ends of the last few reads.
 		cursors    [4]cursor
 		nextCursor int
@@ -208,7 +210,7 @@ func (fc *face) count(ctx context.Context) error {
 		if len(entries) == 0 {
 			// Ledgers without entries lie between here and the fence.
 			next = fence.Last.Next()
-			fc.addCounted(fence, nil, nil, next, 0)
+			fc.addCounted(fence, nil, nil, next, 0, 0)
 			break
 		}
 		var mtime int64
@@ -223,7 +225,7 @@ func (fc *face) count(ctx context.Context) error {
 			mtime = max(mtime, r.publishTime)
 		}
 		next = position(&entries[len(entries)-1]).Next()
-		fc.addCounted(fence, entries, lens, next, mtime)
+		fc.addCounted(fence, entries, lens, next, mtime, r.nextIndex())
 		fc.file.grown(fc)
 	}
 	fc.mu.Lock()
@@ -282,13 +284,14 @@ func (fc *face) adopt(fence chain.Fence, next ledgerfs.Position) (ledgerfs.Posit
 	if l.TimesKnown {
 		fc.mu.mtime = max(fc.mu.mtime, l.GreatestPublishTime)
 	}
+	fc.mu.nextIndex = l.FirstIndex + l.Messages
 	fc.mu.next = ledgerfs.Position{Ledger: l.ID + 1}
 	fc.mu.fence = fence
 	return fc.mu.next, true
 }
 
 // addCounted makes counted entries part of the text.
-func (fc *face) addCounted(fence chain.Fence, entries []ledgerfs.Entry, lens []int64, next ledgerfs.Position, mtime int64) {
+func (fc *face) addCounted(fence chain.Fence, entries []ledgerfs.Entry, lens []int64, next ledgerfs.Position, mtime, nextIndex int64) {
 	fc.mu.Lock()
 	defer fc.mu.Unlock()
 	if fc.mu.next == (ledgerfs.Position{}) && len(fence.Record.Ledgers) > 0 && fence.Record.Ledgers[0].FirstIndex > 0 {
@@ -309,6 +312,9 @@ func (fc *face) addCounted(fence chain.Fence, entries []ledgerfs.Entry, lens []i
 		s.length += lens[i]
 		fc.mu.end += lens[i]
 	}
+	if len(entries) > 0 {
+		fc.mu.nextIndex = nextIndex
+	}
 	fc.mu.mtime = max(fc.mu.mtime, mtime)
 	fc.mu.next = next
 	fc.mu.fence = fence
@@ -328,10 +334,8 @@ func (fc *face) trimLocked(fence chain.Fence) {
 		return // nothing is counted yet, or nothing ever was there
 	}
 	first := ledgers[0].ID
-	if n := len(fc.mu.segs); n > 0 && fc.mu.segs[n-1].ledger < first && !fc.mu.segs[n-1].complete &&
-		!(ledgers[0].Text[fc.view].Known && ledgers[0].Text[fc.view].Base == fc.mu.end) {
-		// Whether the ledger was counted to its end before it was removed is not known, so neither is
-		// where the text goes on.
+	if n := len(fc.mu.segs); n > 0 && fc.mu.segs[n-1].ledger < first && ledgers[0].FirstIndex != fc.mu.nextIndex {
+		// Ledgers were removed that had not been counted to their end: where the text goes on is not known.
 		fc.resetLocked()
 		return
 	}

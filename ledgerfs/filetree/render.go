@@ -52,6 +52,9 @@ func (r *renderer) release() {
 	r.tree.renderers.Put(r)
 }
 
+// nextIndex is the index in the topic after the last message of the entry that was rendered last; 0 if unknown.
+func (r *renderer) nextIndex() int64 { return r.entry.Broker.Index + 1 }
+
 // text is the entry's text: valid until the next call. It fails only where other chunks cannot be read.
 func (r *renderer) text(ctx context.Context, v View, e *ledgerfs.Entry) ([]byte, error) {
 	if err := r.load(ctx, e); err != nil {

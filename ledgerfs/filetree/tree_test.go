@@ -330,6 +330,36 @@ func TestGrowthIsCountedWithoutBeingAskedFor(t *testing.T) {
 	}
 }
 
+// A ledger may be closed and removed in one step, as soon as nobody needs it.
+func TestTextGoesOnWhereACountedLedgerWasRemoved(t *testing.T) {
+	n := filetreetest.New()
+	tree := newTree(t, n)
+	topic := n.Topic(filetreetest.Name("t"))
+	topic.Publish("one", "two")
+	a, err := tree.Stat(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	topic.RollAndTrim("three")
+	b, err := tree.Stat(t.Context(), path)
+	if err != nil || b.Gen != a.Gen || b.Base != 8 || b.End != 14 {
+		t.Fatalf("stat = %+v, %v, want text [8, 14) of generation %d", b, err, a.Gen)
+	}
+	if got, _, err := tree.ReadAt(t.Context(), nil, path, a.Gen, 8, 100); err != nil || string(got) != "three\n" {
+		t.Errorf("read = %q, %v", got, err)
+	}
+	// Of what was removed before it was counted nobody knows how long it was: another text begins.
+	topic.PublishUnseen("four")
+	topic.RollAndTrim("five")
+	c, err := tree.Stat(t.Context(), path)
+	if err != nil || c.Gen == a.Gen || c.Size() != 5 {
+		t.Fatalf("stat = %+v, %v, want 5 bytes of another generation", c, err)
+	}
+	if _, _, err := tree.ReadAt(t.Context(), nil, path, a.Gen, 8, 100); !errors.Is(err, filetree.ESTALE) {
+		t.Errorf("read of the old generation: %v, want ESTALE", err)
+	}
+}
+
 func TestTopicThatIsMadeAnewIsAnotherFile(t *testing.T) {
 	n := filetreetest.New()
 	tree := newTree(t, n)

@@ -116,6 +116,7 @@ type Topic struct {
 type ledger struct {
 	id         ledgerfs.LedgerID
 	firstIndex int64
+	messages   int64
 	entries    [][]byte
 	closed     bool
 }
@@ -138,6 +139,7 @@ func (t *Topic) appendLocked(messages int, payload []byte) ledgerfs.Position {
 	l := t.ledgers[len(t.ledgers)-1]
 	n.clock++
 	t.nextIndex += int64(messages)
+	l.messages += int64(messages)
 	stored := message.AppendBrokerEntry(nil, message.BrokerEntry{Timestamp: n.clock, Index: t.nextIndex - 1})
 	l.entries = append(l.entries, append(stored, payload...))
 	return ledgerfs.Position{Ledger: l.id, Entry: ledgerfs.EntryID(len(l.entries) - 1)}
@@ -149,6 +151,25 @@ func (t *Topic) Publish(values ...string) {
 	for _, v := range values {
 		t.publishLocked([]byte(v))
 	}
+	t.node.mu.Unlock()
+	t.notify()
+}
+
+// PublishUnseen is Publish of one value without telling anybody.
+func (t *Topic) PublishUnseen(v string) {
+	t.node.mu.Lock()
+	defer t.node.mu.Unlock()
+	t.publishLocked([]byte(v))
+}
+
+// RollAndTrim closes the present ledger, begins another with one message, and removes all but that, in one step.
+func (t *Topic) RollAndTrim(v string) {
+	t.node.mu.Lock()
+	if n := len(t.ledgers); n > 0 {
+		t.ledgers[n-1].closed = true
+	}
+	t.publishLocked([]byte(v))
+	t.ledgers = t.ledgers[len(t.ledgers)-1:]
 	t.node.mu.Unlock()
 	t.notify()
 }
@@ -265,7 +286,7 @@ func (t *Topic) Fence(ctx context.Context) (chain.Fence, error) {
 		cl := t.texts[l.id]
 		cl.ID, cl.FirstIndex, cl.Closed = l.id, l.firstIndex, l.closed
 		if l.closed {
-			cl.Entries = int64(len(l.entries))
+			cl.Entries, cl.Messages = int64(len(l.entries)), l.messages
 		}
 		r.Ledgers = append(r.Ledgers, cl)
 		f.Last = ledgerfs.Position{Ledger: l.id, Entry: ledgerfs.EntryID(len(l.entries) - 1)}
