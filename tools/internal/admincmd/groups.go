@@ -14,7 +14,9 @@ var tenants = group{
 	name: "tenants", aliases: []string{"tenant"}, short: "the tenants of the cluster",
 	verbs: []verb{
 		{use: "list", short: "list the tenants", call: func(*cobra.Command, []string) (request, error) { return get("/admin/v2/tenants"), nil }},
-		{use: "get TENANT", short: "show a tenant", args: 1, call: func(_ *cobra.Command, a []string) (request, error) { return get("/admin/v2/tenants/%s", seg(a[0])), nil }},
+		{use: "get TENANT", short: "show a tenant", args: 1, call: func(_ *cobra.Command, a []string) (request, error) {
+			return get("/admin/v2/tenants/%s", seg(a[0])), nil
+		}},
 		{use: "create TENANT", short: "create a tenant", example: "  daybook tenants create acme", args: 1, flags: tenantFlags,
 			call: func(cmd *cobra.Command, a []string) (request, error) {
 				return put(tenantInfo(cmd), "/admin/v2/tenants/%s", seg(a[0])), nil
@@ -48,7 +50,9 @@ var namespaces = group{
 	name: "namespaces", aliases: []string{"namespace"}, short: "the namespaces of a tenant",
 	verbs: []verb{
 		{use: "list TENANT", short: "list a tenant's namespaces", example: "  daybook namespaces list public", args: 1,
-			call: func(_ *cobra.Command, a []string) (request, error) { return get("/admin/v2/namespaces/%s", seg(a[0])), nil }},
+			call: func(_ *cobra.Command, a []string) (request, error) {
+				return get("/admin/v2/namespaces/%s", seg(a[0])), nil
+			}},
 		{use: "create TENANT/NAMESPACE", short: "create a namespace", example: "  daybook namespaces create acme/orders", args: 1,
 			call: onNamespace(func(_ *cobra.Command, p string) request { return put(nil, "/admin/v2/namespaces/%s", p) })},
 		{use: "delete TENANT/NAMESPACE", short: "delete an empty namespace", args: 1, flags: forceFlag("delete its topics too"),
@@ -214,14 +218,18 @@ var clusters = group{
 	name: "clusters", aliases: []string{"cluster"}, short: "the clusters",
 	verbs: []verb{
 		{use: "list", short: "list the clusters", call: func(*cobra.Command, []string) (request, error) { return get("/admin/v2/clusters"), nil }},
-		{use: "get CLUSTER", short: "show a cluster", args: 1, call: func(_ *cobra.Command, a []string) (request, error) { return get("/admin/v2/clusters/%s", seg(a[0])), nil }},
+		{use: "get CLUSTER", short: "show a cluster", args: 1, call: func(_ *cobra.Command, a []string) (request, error) {
+			return get("/admin/v2/clusters/%s", seg(a[0])), nil
+		}},
 	},
 }
 
 var brokers = group{
 	name: "brokers", aliases: []string{"broker"}, short: "the brokers",
 	verbs: []verb{
-		{use: "list CLUSTER", short: "list the brokers of a cluster", args: 1, call: func(_ *cobra.Command, a []string) (request, error) { return get("/admin/v2/brokers/%s", seg(a[0])), nil }},
+		{use: "list CLUSTER", short: "list the brokers of a cluster", args: 1, call: func(_ *cobra.Command, a []string) (request, error) {
+			return get("/admin/v2/brokers/%s", seg(a[0])), nil
+		}},
 		{use: "healthcheck", short: "ask the broker for its health", call: func(*cobra.Command, []string) (request, error) { return get("/admin/v2/brokers/health"), nil }},
 		{use: "leader-broker", short: "show the leader", call: func(*cobra.Command, []string) (request, error) { return get("/admin/v2/brokers/leaderBroker"), nil }},
 		{use: "version", short: "show the broker's version", call: func(*cobra.Command, []string) (request, error) { return get("/admin/v2/brokers/version"), nil }},
