@@ -34,9 +34,10 @@ test: go-version ## all tests: units with the race detector, the whole binary, o
 	for target in linux/arm64 darwin/arm64; do echo "cross-compile $$target"; \
 		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} go build -o /dev/null ./tools/daybook; done
 	cd tools/bench && go vet ./...
-	{ go test -race -json $(RACE_PKGS); \
-	  go test -count=1 -json ./tests/... ./tools/...; \
-	  cd tests/compat && go vet ./... && go test -count=1 -timeout 20m -json ./...; } | $(REPORT)
+	failed() { echo "{\"Action\":\"fail\",\"Package\":\"$$1\"}"; }; \
+	{ go test -race -json $(RACE_PKGS) || failed "the unit packages"; \
+	  go test -count=1 -json ./tests/... ./tools/... || failed "the tests of the binary"; \
+	  (cd tests/compat && go vet ./... && go test -count=1 -timeout 20m -json ./...) || failed "the tests with official clients"; } | $(REPORT)
 
 .PHONY: check
 check: go-version ## the quick checks before you show a change: formatting, vet, unit tests without races
