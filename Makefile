@@ -80,3 +80,8 @@ generate: ## regenerate the code of the .proto files (needs Python's grpcio-tool
 wipe: ## delete ./data (the server must be stopped)
 	@if [ -x bin/daybook ]; then bin/daybook umount ./mnt 2>/dev/null || true; fi
 	rm -rf ./data
+
+SUITE_GROUPS ?= connection,producer,consumer,lookup-namespace,ack-nack,partitioned,reader,seek,key-shared
+.PHONY: compat-suite
+compat-suite: build ## the official Go client's own tests against the binary: SUITE_GROUPS=producer,consumer,…
+	tests/compat/suite.sh $(SUITE_GROUPS)
