@@ -1,0 +1,155 @@
+package sqlcmd
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/daybook/daybook/tools/internal/tabular"
+)
+
+// A result is the answer to one statement, row by row. Values are as the protocol's JSON has them, numbers as
+// json.Number.
+type result interface {
+	Columns() []string
+	// Next is the next row, or io.EOF.
+	Next() ([]any, error)
+	Warnings() []string
+	Close()
+}
+
+// tableRows is how many rows a table measures its columns by: a longer result is printed as several
+// tables under one header each, so that memory stays bounded.
+const tableRows = 10_000
+
+// print writes a result in a format and answers the number of its rows.
+func print(w io.Writer, r result, f tabular.Format) (int, error) {
+	switch f {
+	case tabular.JSON:
+		return printJSON(w, r)
+	case tabular.CSV:
+		return printCSV(w, r)
+	}
+	return printTable(w, r)
+}
+
+func printTable(w io.Writer, r result) (int, error) {
+	n := 0
+	var rows [][]string
+	flush := func() error {
+		if len(rows) == 0 && n > 0 || len(r.Columns()) == 0 {
+			return nil
+		}
+		err := tabular.Write(w, r.Columns(), rows)
+		rows = rows[:0]
+		return err
+	}
+	for {
+		row, err := r.Next()
+		if err == io.EOF {
+			return n, flush()
+		}
+		if err != nil {
+			return n, err
+		}
+		cells := make([]string, len(row))
+		for i, v := range row {
+			cells[i] = cell(v, "NULL")
+		}
+		rows = append(rows, cells)
+		n++
+		if len(rows) == tableRows {
+			if err := flush(); err != nil {
+				return n, err
+			}
+		}
+	}
+}
+
+// printJSON writes one object a line, with the columns in their order.
+func printJSON(w io.Writer, r result) (int, error) {
+	n := 0
+	var b strings.Builder
+	for ; ; n++ {
+		row, err := r.Next()
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		b.Reset()
+		b.WriteByte('{')
+		for i, v := range row {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			name, err := json.Marshal(r.Columns()[i])
+			if err != nil {
+				return n, err
+			}
+			val, err := json.Marshal(v)
+			if err != nil {
+				return n, err
+			}
+			b.Write(name)
+			b.WriteByte(':')
+			b.Write(val)
+		}
+		b.WriteString("}\n")
+		if _, err := io.WriteString(w, b.String()); err != nil {
+			return n, err
+		}
+	}
+}
+
+func printCSV(w io.Writer, r result) (int, error) {
+	c := csv.NewWriter(w)
+	n := 0
+	wroteHeader := false
+	for ; ; n++ {
+		row, err := r.Next()
+		if !wroteHeader && (err == nil || err == io.EOF) {
+			wroteHeader = true
+			if err := c.Write(r.Columns()); err != nil {
+				return n, err
+			}
+		}
+		if err == io.EOF {
+			c.Flush()
+			return n, c.Error()
+		}
+		if err != nil {
+			return n, err
+		}
+		cells := make([]string, len(row))
+		for i, v := range row {
+			cells[i] = cell(v, "")
+		}
+		if err := c.Write(cells); err != nil {
+			return n, err
+		}
+	}
+}
+
+// cell is a value as text; null stands for NULL.
+func cell(v any, null string) string {
+	switch v := v.(type) {
+	case nil:
+		return null
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	case []any, map[string]any:
+		b, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Sprint(v)
+		}
+		return string(b)
+	default:
+		return fmt.Sprint(v)
+	}
+}
