@@ -135,4 +135,3 @@ func versionCommand() *cobra.Command {
 	tabular.Flag(cmd, &format, tabular.Table, tabular.JSON)
 	return cmd
 }
-

@@ -1,0 +1,357 @@
+// Package standalone runs everything in one process: metadata, a bookie, a broker, the file tree and SQL.
+// It is the one place where the layers are put together.
+//
+// # Start and stop
+//
+// The order is lock, metadata, bookie, ledgers, broker, file tree and SQL, listeners, mount; stopping goes the other
+// way and takes at most stopLimit. What cannot be flushed in that time is what a kill would leave, and the next
+// start recovers it.
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/daybook/daybook/broker/server"
+	"github.com/daybook/daybook/ledgerfs"
+	"github.com/daybook/daybook/ledgerfs/bookie"
+	"github.com/daybook/daybook/ledgerfs/filetree"
+	"github.com/daybook/daybook/ledgerfs/ledger"
+	"github.com/daybook/daybook/ledgerfs/topicread"
+	"github.com/daybook/daybook/raftmeta"
+	"github.com/daybook/daybook/raftmeta/metaserver"
+	"github.com/daybook/daybook/tools/internal/endpoints"
+)
+
+const (
+	// nodeName is the lasting name of a standalone's only node.
+	nodeName = "standalone"
+	// format is the newest layout of a data directory that this version reads and the one it writes.
+	format = 1
+	// stopLimit bounds an orderly stop.
+	stopLimit = 4 * time.Second
+	// gcPercent lets the heap grow further between collections than Go's default: payloads are garbage as
+	// soon as they are written and sent, and marking finds little.
+	gcPercent = 200
+	// memoryLimit makes the collector work harder before the process grows beyond it.
+	memoryLimit = 1 << 30
+)
+
+// Options are the flags of the command.
+type Options struct {
+	DataDir    string
+	Mount      string
+	Listen     string
+	BrokerPort int
+	HTTPPort   int
+	Tour       bool
+	Verbose    bool
+	Version    string
+}
+
+// Command is `daybook standalone`.
+func Command(version string) *cobra.Command {
+	o := Options{Version: version}
+	var pgPort int
+	cmd := &cobra.Command{
+		Use: "standalone", Short: "run everything in one process", GroupID: "server", Args: cobra.NoArgs,
+		Long: `Run everything in one process: metadata, storage, broker, files and SQL.
+
+The server is ready when it prints its addresses; they are also written to <data-dir>/endpoints.json, where the other
+commands find them. Port 0 picks a free port. Ctrl-C or SIGTERM stops it within 5 s; a second signal ends it at once. After
+a kill -9 it starts again on its data.`,
+		Example: "  daybook standalone --mount ./mnt\n  daybook standalone --data-dir /var/lib/daybook --listen 0.0.0.0",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("pg-port") {
+				fmt.Fprintln(cmd.ErrOrStderr(), "--pg-port: the PostgreSQL protocol is not served by this version; SQL is at the HTTP port (daybook sql)")
+			}
+			return Run(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.DataDir, "data-dir", "./data", "directory of everything that is stored")
+	f.StringVar(&o.Mount, "mount", "", "directory where the topics appear as files")
+	f.StringVar(&o.Listen, "listen", "127.0.0.1", "address to listen at")
+	f.IntVar(&o.BrokerPort, "broker-port", 6650, "port of the Pulsar protocol")
+	f.IntVar(&o.HTTPPort, "http-port", 8080, "port of the admin API, SQL and files")
+	f.IntVar(&pgPort, "pg-port", 5433, "port of the PostgreSQL protocol (not served by this version)")
+	f.BoolVar(&o.Tour, "tour", false, "publish the data set of the tour, unless its topic is there")
+	f.BoolVarP(&o.Verbose, "verbose", "v", false, "log what happens, not only what is wrong")
+	return cmd
+}
+
+// Run runs a standalone server until ctx ends. Errors of the start are one line that says what to do.
+func Run(ctx context.Context, o Options, out, errs io.Writer) (err error) {
+	begin := time.Now()
+	level := slog.LevelWarn
+	if o.Verbose {
+		level = slog.LevelInfo
+	}
+	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: level}))
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+
+	n := &node{log: log, fatal: make(chan error, 1)}
+	if err := n.start(ctx, o); err != nil {
+		n.stop()
+		return explain(err, o)
+	}
+	e := endpoints.Endpoints{PID: os.Getpid(), Version: o.Version, Service: n.broker.ServiceURL(), Admin: n.broker.HTTPURL(), Mount: n.mountDir}
+	if err := endpoints.Write(o.DataDir, e); err != nil {
+		n.stop()
+		return err
+	}
+	banner(out, o, e, n.mountProblem, time.Since(begin))
+	if o.Tour {
+		switch n, err := publishTour(ctx, e); {
+		case err != nil && ctx.Err() == nil:
+			log.Warn("the tour's data could not be published", "err", err)
+		case n > 0:
+			fmt.Fprintf(out, "Published %d earthquakes to persistent://public/default/%s.\n", n, tourTopic)
+		}
+	}
+
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(out, "Stopping.")
+	case err = <-n.fatal:
+		err = fmt.Errorf("storage failed, the server ends; nothing more was acknowledged: %w", err)
+	}
+	if rerr := endpoints.Remove(o.DataDir); rerr != nil {
+		log.Warn("endpoints not removed", "err", rerr)
+	}
+	n.stop()
+	return err
+}
+
+// A node is a running standalone server: its parts in the order in which they were started.
+type node struct {
+	log          *slog.Logger
+	fatal        chan error
+	parts        []part
+	broker       *server.Server
+	mountDir     string // absolute; empty if nothing is mounted
+	mountProblem error  // why not
+}
+
+// A part is something to be stopped.
+type part struct {
+	name string
+	stop func(context.Context) error
+}
+
+func (n *node) started(name string, stop func(context.Context) error) {
+	n.parts = append(n.parts, part{name, stop})
+}
+
+// stop stops the parts, the last first, within stopLimit altogether.
+func (n *node) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	for i := len(n.parts) - 1; i >= 0; i-- {
+		if err := n.parts[i].stop(ctx); err != nil {
+			n.log.Warn("part did not stop cleanly", "part", n.parts[i].name, "err", err)
+		}
+	}
+	n.parts = nil
+}
+
+// failed is told by storage that it must not be trusted any more.
+func (n *node) failed(err error) {
+	select {
+	case n.fatal <- err:
+	default: // one reason is enough
+	}
+}
+
+func (n *node) start(ctx context.Context, o Options) error {
+	if err := os.MkdirAll(o.DataDir, 0o755); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	lock, err := lockDir(o.DataDir)
+	if err != nil {
+		return err
+	}
+	n.started("lock", func(context.Context) error { lock.release(); return nil })
+	if err := checkFormat(o.DataDir); err != nil {
+		return err
+	}
+
+	var bk *bookie.Bookie
+	meta, err := metaserver.Open(metaserver.Config{
+		Dir: filepath.Join(o.DataDir, "meta"), Logger: n.log, Fatal: n.failed,
+	})
+	if err != nil {
+		return fmt.Errorf("open metadata: %w", err)
+	}
+	n.started("metadata", func(context.Context) error { return meta.Close() })
+	store := meta.Store()
+
+	session, err := openSession(ctx, store)
+	if err != nil {
+		return fmt.Errorf("open a session: %w", err)
+	}
+	n.started("session", session.Close)
+
+	bk, err = bookie.Open(ctx, bookie.Config{
+		ID: ledgerfs.BookieID(nodeName), Dir: filepath.Join(o.DataDir, "bookie"), Meta: store, Fatal: n.failed, Log: n.log,
+	})
+	if err != nil {
+		return fmt.Errorf("open the bookie: %w", err)
+	}
+	n.started("bookie", func(context.Context) error { return bk.Close() })
+	if err := bk.Register(ctx, session); err != nil {
+		return fmt.Errorf("announce the bookie: %w", err)
+	}
+
+	ledgers := ledger.New(ledger.Config{Store: store, Bookies: ledger.Single(bk.Member(), bk), Logger: n.log})
+	n.started("ledgers", func(context.Context) error { ledgers.Close(); return nil })
+
+	n.broker, err = server.New(server.Config{
+		Cluster: nodeName, Version: o.Version,
+		Listen:     net.JoinHostPort(o.Listen, strconv.Itoa(o.BrokerPort)),
+		HTTPListen: net.JoinHostPort(o.Listen, strconv.Itoa(o.HTTPPort)),
+	}, server.Deps{Meta: store, Ledgers: ledgers, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.started("broker", n.broker.Close)
+
+	reader := topicread.New(ledgers)
+	publisher := newPublisher(n.broker.ServiceURL())
+	n.started("publisher", publisher.close)
+	tree := filetree.New(filetree.Config{
+		Topics: treeTopics{n.broker}, Entries: filetree.ReadBookies(reader), Publisher: publisher, Log: n.log,
+	})
+	n.started("files", func(context.Context) error { tree.Close(); return nil })
+	files := filetree.NewService(tree)
+	n.broker.Handle(filetree.ServicePrefix, files)
+
+	sql, err := newSQL(n.broker, reader, o.Version, n.log)
+	if err != nil {
+		return err
+	}
+	n.started("sql", sql.Close)
+	n.broker.Handle("/v1/", sql)
+	n.broker.Handle("GET /debug/", debugPages())
+
+	if err := n.broker.Start(ctx); err != nil {
+		return fmt.Errorf("start the broker: %w", err)
+	}
+	if o.Mount != "" {
+		if err := n.mount(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openSession opens the node's session. Its incarnation comes from a sequence in the store, so that a restart
+// supersedes the session that a killed process left.
+func openSession(ctx context.Context, store raftmeta.Store) (raftmeta.Session, error) {
+	res, err := store.Commit(ctx, raftmeta.Txn{Then: []raftmeta.Op{raftmeta.Next("seq/incarnation/"+nodeName, 1)}})
+	if err != nil {
+		return nil, err
+	}
+	return store.OpenSession(ctx, raftmeta.SessionOptions{Node: nodeName, Incarnation: res.Results[0].N})
+}
+
+// checkFormat reads, or in an empty directory writes, the format of the data directory.
+func checkFormat(dir string) error {
+	name := filepath.Join(dir, "FORMAT")
+	b, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return writeFormat(dir, name)
+	}
+	if err != nil {
+		return fmt.Errorf("read the data format: %w", err)
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return fmt.Errorf("%s does not hold a number: is %s a data directory of Daybook? Choose another with --data-dir", name, dir)
+	}
+	if v > format {
+		return fmt.Errorf("data directory %s has format %d, this version knows %d: run the newer version that wrote it, or choose another with --data-dir", dir, v, format)
+	}
+	return nil
+}
+
+// writeFormat marks a directory, durably: the file, its name, and the directory's own name.
+func writeFormat(dir, name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return fmt.Errorf("write the data format: %w", err)
+	}
+	_, werr := fmt.Fprintln(f, format)
+	err = errors.Join(werr, f.Sync(), f.Close())
+	for _, d := range []string{dir, filepath.Dir(filepath.Clean(dir))} {
+		h, oerr := os.Open(d)
+		if oerr == nil {
+			oerr = errors.Join(h.Sync(), h.Close())
+		}
+		err = errors.Join(err, oerr)
+	}
+	if err != nil {
+		return fmt.Errorf("write the data format: %w", err)
+	}
+	return nil
+}
+
+// explain turns an error of the start into one line with the way out.
+func explain(err error, o Options) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "listen" {
+		flag, port := "--broker-port", o.BrokerPort
+		if strings.Contains(err.Error(), "listen for HTTP") {
+			flag, port = "--http-port", o.HTTPPort
+		}
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			return fmt.Errorf("port %d at %s is taken: stop what uses it, or choose another with %s (0 picks a free one)", port, o.Listen, flag)
+		case errors.Is(err, syscall.EACCES):
+			return fmt.Errorf("no right to listen at port %d: choose one above 1023 with %s", port, flag)
+		}
+	}
+	if errors.Is(err, metaserver.ErrNewerFormat) {
+		return fmt.Errorf("data directory %s was written by a newer version: run that one, or choose another with --data-dir (%w)", o.DataDir, err)
+	}
+	return err
+}
+
+func banner(out io.Writer, o Options, e endpoints.Endpoints, mountProblem error, took time.Duration) {
+	fmt.Fprintf(out, "Daybook %s is ready after %d ms.\n\n", o.Version, took.Milliseconds())
+	fmt.Fprintf(out, "  Pulsar clients  %s\n  Admin and SQL   %s\n  Data            %s\n", e.Service, e.Admin, o.DataDir)
+	topic := "greetings"
+	if e.Mount != "" {
+		fmt.Fprintf(out, "  Topics as files %s\n", o.Mount)
+	} else if mountProblem != nil {
+		fmt.Fprintf(out, "  Not mounted     %v\n", mountProblem)
+	}
+	self := os.Args[0]
+	fmt.Fprintf(out, "\nTry, in a second terminal:\n\n")
+	if e.Mount != "" {
+		fmt.Fprintf(out, "  echo hello >> %s\n", filepath.Join(o.Mount, "public/default", topic))
+		fmt.Fprintf(out, "  tail -f %s\n", filepath.Join(o.Mount, "public/default", topic))
+	} else {
+		fmt.Fprintf(out, "  %s produce %s -m hello\n", self, topic)
+	}
+	fmt.Fprintf(out, "  %s sql -e 'SELECT * FROM %s'\n\n", self, topic)
+	fmt.Fprintf(out, "Ctrl-C stops the server; deleting %s wipes it.\n", o.DataDir)
+}
+
