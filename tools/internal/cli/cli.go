@@ -14,6 +14,7 @@ import (
 
 	"github.com/daybook/daybook/tools/internal/admincmd"
 	"github.com/daybook/daybook/tools/internal/endpoints"
+	"github.com/daybook/daybook/tools/internal/fscmd"
 	"github.com/daybook/daybook/tools/internal/standalone"
 	"github.com/daybook/daybook/tools/internal/tabular"
 )
@@ -85,6 +86,13 @@ Start with 'daybook standalone --mount ./mnt'. Commands that talk to a server fi
 	)
 	cmd.AddCommand(standalone.Command(Version()))
 	cmd.AddCommand(admincmd.Commands(adminURL)...)
+	cmd.AddCommand(fscmd.Commands(fscmd.Finder{
+		AdminURL: adminURL,
+		Local: func(dataDir string) (string, error) {
+			e, err := endpoints.Read(dataDir)
+			return e.Admin, err
+		},
+	})...)
 	cmd.AddCommand(versionCommand())
 	usageErrors(cmd)
 	return cmd

@@ -30,10 +30,12 @@ import (
 	"github.com/daybook/daybook/ledgerfs/bookie"
 	"github.com/daybook/daybook/ledgerfs/filetree"
 	"github.com/daybook/daybook/ledgerfs/ledger"
+	"github.com/daybook/daybook/ledgerfs/topicname"
 	"github.com/daybook/daybook/ledgerfs/topicread"
 	"github.com/daybook/daybook/raftmeta"
 	"github.com/daybook/daybook/raftmeta/metaserver"
 	"github.com/daybook/daybook/tools/internal/endpoints"
+	"github.com/daybook/daybook/tools/internal/tour"
 )
 
 const (
@@ -113,18 +115,10 @@ func Run(ctx context.Context, o Options, out, errs io.Writer) (err error) {
 		n.stop()
 		return explain(err, o)
 	}
-	e := endpoints.Endpoints{PID: os.Getpid(), Version: o.Version, Service: n.broker.ServiceURL(), Admin: n.broker.HTTPURL(), Mount: n.mountDir}
-	if err := endpoints.Write(o.DataDir, e); err != nil {
-		n.stop()
-		return err
-	}
-	banner(out, o, e, n.mountProblem, time.Since(begin))
+	banner(out, o, n.endpoints, n.mountProblem, time.Since(begin))
 	if o.Tour {
-		switch n, err := publishTour(ctx, e); {
-		case err != nil && ctx.Err() == nil:
+		if err := n.publishTour(ctx, out); err != nil && ctx.Err() == nil {
 			log.Warn("the tour's data could not be published", "err", err)
-		case n > 0:
-			fmt.Fprintf(out, "Published %d earthquakes to persistent://public/default/%s.\n", n, tourTopic)
 		}
 	}
 
@@ -133,9 +127,6 @@ func Run(ctx context.Context, o Options, out, errs io.Writer) (err error) {
 		fmt.Fprintln(out, "Stopping.")
 	case err = <-n.fatal:
 		err = fmt.Errorf("storage failed, the server ends; nothing more was acknowledged: %w", err)
-	}
-	if rerr := endpoints.Remove(o.DataDir); rerr != nil {
-		log.Warn("endpoints not removed", "err", rerr)
 	}
 	n.stop()
 	return err
@@ -147,8 +138,8 @@ type node struct {
 	fatal        chan error
 	parts        []part
 	broker       *server.Server
-	mountDir     string // absolute; empty if nothing is mounted
-	mountProblem error  // why not
+	endpoints    endpoints.Endpoints
+	mountProblem error // why nothing is mounted although it was asked for
 }
 
 // A part is something to be stopped.
@@ -235,7 +226,10 @@ func (n *node) start(ctx context.Context, o Options) error {
 	n.started("broker", n.broker.Close)
 
 	reader := topicread.New(ledgers)
-	publisher := newPublisher(n.broker.ServiceURL())
+	publisher, err := newPublisher(n.broker.ServiceURL())
+	if err != nil {
+		return err
+	}
 	n.started("publisher", publisher.close)
 	tree := filetree.New(filetree.Config{
 		Topics: treeTopics{n.broker}, Entries: filetree.ReadBookies(reader), Publisher: publisher, Log: n.log,
@@ -244,23 +238,43 @@ func (n *node) start(ctx context.Context, o Options) error {
 	files := filetree.NewService(tree)
 	n.broker.Handle(filetree.ServicePrefix, files)
 
-	sql, err := newSQL(n.broker, reader, o.Version, n.log)
-	if err != nil {
-		return err
-	}
-	n.started("sql", sql.Close)
-	n.broker.Handle("/v1/", sql)
 	n.broker.Handle("GET /debug/", debugPages())
 
 	if err := n.broker.Start(ctx); err != nil {
 		return fmt.Errorf("start the broker: %w", err)
 	}
+	e := endpoints.Endpoints{PID: os.Getpid(), Version: o.Version, Service: n.broker.ServiceURL(), Admin: n.broker.HTTPURL()}
 	if o.Mount != "" {
-		if err := n.mount(ctx, o); err != nil {
+		if e.Mount, err = filepath.Abs(o.Mount); err != nil {
 			return err
 		}
 	}
+	// Before the mount: its process finds the server here.
+	if err := endpoints.Write(o.DataDir, e); err != nil {
+		return err
+	}
+	n.started("endpoints", func(context.Context) error { return endpoints.Remove(o.DataDir) })
+	n.endpoints = e
+	if o.Mount != "" {
+		return n.mount(ctx, o)
+	}
 	return nil
+}
+
+// publishTour publishes the tour's data set, unless its topic exists.
+func (n *node) publishTour(ctx context.Context, out io.Writer) error {
+	name, err := topicname.Parse(tour.Topic)
+	if err != nil {
+		return err
+	}
+	if _, err := n.broker.Fence(ctx, name); !errors.Is(err, topicread.ErrNotFound) {
+		return err
+	}
+	count, err := tour.Publish(ctx, n.endpoints.Service)
+	if err == nil {
+		fmt.Fprintf(out, "Published %d earthquakes to %s.\n", count, tour.Topic)
+	}
+	return err
 }
 
 // openSession opens the node's session. Its incarnation comes from a sequence in the store, so that a restart
@@ -338,14 +352,15 @@ func banner(out io.Writer, o Options, e endpoints.Endpoints, mountProblem error,
 	fmt.Fprintf(out, "Daybook %s is ready after %d ms.\n\n", o.Version, took.Milliseconds())
 	fmt.Fprintf(out, "  Pulsar clients  %s\n  Admin and SQL   %s\n  Data            %s\n", e.Service, e.Admin, o.DataDir)
 	topic := "greetings"
-	if e.Mount != "" {
+	mounted := e.Mount != "" && mountProblem == nil
+	if mounted {
 		fmt.Fprintf(out, "  Topics as files %s\n", o.Mount)
 	} else if mountProblem != nil {
 		fmt.Fprintf(out, "  Not mounted     %v\n", mountProblem)
 	}
 	self := os.Args[0]
 	fmt.Fprintf(out, "\nTry, in a second terminal:\n\n")
-	if e.Mount != "" {
+	if mounted {
 		fmt.Fprintf(out, "  echo hello >> %s\n", filepath.Join(o.Mount, "public/default", topic))
 		fmt.Fprintf(out, "  tail -f %s\n", filepath.Join(o.Mount, "public/default", topic))
 	} else {
@@ -354,4 +369,3 @@ func banner(out io.Writer, o Options, e endpoints.Endpoints, mountProblem error,
 	fmt.Fprintf(out, "  %s sql -e 'SELECT * FROM %s'\n\n", self, topic)
 	fmt.Fprintf(out, "Ctrl-C stops the server; deleting %s wipes it.\n", o.DataDir)
 }
-
