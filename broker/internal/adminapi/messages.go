@@ -351,7 +351,7 @@ func deletedRanges(x extent, s string) []indexRange {
 }
 
 // publishedSince is the first entry that was published at ms or later, by halving: producers' clocks are taken to
-// agree. If there is none it is the entry after the last; of an empty topic it is -1:-1.
+// agree. If there is none it is the place after the last entry.
 func publishedSince(ctx context.Context, t Topic, ms int64) (ledgerfs.Position, error) {
 	x := newExtent(t)
 	lo, hi := int64(0), x.count()
@@ -372,7 +372,7 @@ func publishedSince(ctx context.Context, t Topic, ms int64) (ledgerfs.Position, 
 		}
 	}
 	if lo == x.count() {
-		return ledgerfs.Position{Ledger: -1, Entry: -1}, nil
+		return t.InternalStats().LastConfirmed.Next(), nil
 	}
 	return x.at(lo), nil
 }

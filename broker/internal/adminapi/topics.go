@@ -129,17 +129,17 @@ func (a *api) topics() {
 	})
 	a.topicGet("stats", func(r *request, t Topic) (any, error) { return a.topicStats(t, statsOptions(r)), nil })
 	a.topicGet("internalStats", func(_ *request, t Topic) (any, error) { return internalStats(t), nil })
-	a.topicGet("lastMessageId", func(r *request, t Topic) (any, error) {
+	a.topicGetAny("lastMessageId", func(r *request, t Topic) (any, error) {
 		m, err := t.LastMessageID(r.Context())
 		if err != nil {
 			return nil, err
 		}
 		return batchMessageID{messageID{m.Position.Ledger, m.Position.Entry, t.Name().Partition()}, m.BatchIndex, 0}, nil
 	})
-	a.topicGet("compaction", func(*request, Topic) (any, error) {
+	a.topicGetAny("compaction", func(*request, Topic) (any, error) {
 		return map[string]string{"status": "NOT_RUN", "lastError": ""}, nil
 	})
-	a.topicGet("offload", func(*request, Topic) (any, error) {
+	a.topicGetAny("offload", func(*request, Topic) (any, error) {
 		return map[string]any{
 			"status": "NOT_RUN", "lastError": "", "firstUnoffloadedMessage": batchMessageID{messageID{-1, -1, -1}, -1, 0},
 		}, nil
@@ -271,6 +271,21 @@ func (a *api) delete(ctx context.Context, n topicname.Name, force bool) error {
 		}
 	}
 	return a.Schemas.Forget(ctx, n)
+}
+
+// topicGetAny is topicGet for the calls where Pulsar does not tell a missing namespace from a missing topic.
+func (a *api) topicGetAny(path string, h func(*request, Topic) (any, error)) {
+	a.routes.add("GET", topicPath+"/"+path, func(r *request) (any, error) {
+		n, err := r.topicName()
+		if err != nil {
+			return nil, err
+		}
+		t, err := a.open(r.Context(), n)
+		if err != nil {
+			return nil, err
+		}
+		return h(r, t)
+	})
 }
 
 // topicGet adds a GET under the path of a topic that exists and is not partitioned.

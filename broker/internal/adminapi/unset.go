@@ -2,9 +2,10 @@ package adminapi
 
 import (
 	"encoding/json"
+	"errors"
+	"net/http"
 
-	"github.com/daybook/daybook/broker/internal/policy"
-	"github.com/daybook/daybook/ledgerfs/topicname"
+	"github.com/daybook/daybook/broker/serr"
 )
 
 // An answer is what Pulsar says of a policy that is not set: for most nothing, with 200 or 204, for some a value
@@ -15,6 +16,7 @@ type answer struct {
 	value   string // JSON, empty for no body
 	applied string // JSON of the value in effect, for ?applied=true, empty if it is as value
 	none    bool   // 204 and not 200, where there is no body
+	missing string // the text if the namespace does not exist, where it is not the usual one
 }
 
 const noRate = `{"dispatchThrottlingRateInMsg":0,"dispatchThrottlingRateInByte":0,"relativeToPublishRate":false,"ratePeriodInSecond":1}`
@@ -28,7 +30,7 @@ var namespaceAnswers = []answer{
 	{path: "deduplicationSnapshotInterval"},
 	{path: "delayedDelivery"},
 	{path: "dispatchRate"},
-	{path: "dispatcherPauseOnAckStatePersistent", value: `false`},
+	{path: "dispatcherPauseOnAckStatePersistent", value: `false`, missing: "Namespace policies does not exist"},
 	{path: "encryptionRequired", value: `false`},
 	{path: "entryFilters"},
 	{path: "inactiveTopicPolicies"},
@@ -47,9 +49,9 @@ var namespaceAnswers = []answer{
 	{path: "permissions", value: `{}`},
 	{path: "permissions/subscription", value: `{}`},
 	{path: "persistence"},
-	{path: "persistence/bookieAffinity"},
+	{path: "persistence/bookieAffinity", missing: "Namespace not found"},
 	{path: "publishRate"},
-	{path: "replicatorDispatchRate"},
+	{path: "replicatorDispatchRate", missing: "Namespace policies does not exist"},
 	{path: "resourcegroup"},
 	{path: "retention"},
 	{path: "schemaAutoUpdateCompatibilityStrategy", none: true},
@@ -82,7 +84,7 @@ var topicAnswers = []answer{
 	{path: "maxUnackedMessagesOnSubscription", applied: `200000`},
 	{path: "messageTTL", applied: `0`},
 	{path: "offloadPolicies"},
-	{path: "permissions", value: `{}`},
+	{path: "permissions", value: `{}`, missing: "Topic %v not found"},
 	{path: "persistence", applied: `{"bookkeeperEnsemble":1,"bookkeeperWriteQuorum":1,"bookkeeperAckQuorum":1,"managedLedgerMaxMarkDeleteRate":1.0}`},
 	{path: "publishRate", none: true},
 	{path: "replication"}, // applied: see unset
@@ -114,14 +116,21 @@ func (w answer) result(applied bool) any {
 
 func (a *api) unset() {
 	for _, w := range namespaceAnswers {
-		a.nsGet("/"+w.path, func(r *request, _ topicname.Namespace, _ policy.Namespace) (any, error) {
-			return w.result(r.flag("applied")), nil
+		a.routes.add("GET", nsPath+"/"+w.path, func(r *request) (any, error) {
+			_, _, err := r.existingNamespace()
+			if errors.Is(err, serr.TopicNotFound) && w.missing != "" {
+				err = failure(http.StatusNotFound, "%s", w.missing)
+			}
+			return w.result(r.flag("applied")), err
 		})
 	}
 	a.routes.add("GET", nsPath+"/antiAffinity", func(*request) (any, error) { return unset{}, nil })
 	for _, w := range topicAnswers {
 		a.routes.add("GET", topicPath+"/"+w.path, func(r *request) (any, error) {
 			n, partitions, err := r.knownTopic()
+			if errors.Is(err, serr.TopicNotFound) && w.missing != "" {
+				err = failure(http.StatusNotFound, w.missing, n)
+			}
 			if err != nil {
 				return nil, err
 			}

@@ -79,10 +79,6 @@ func (p *Policies) CreatePartitioned(ctx context.Context, n topicname.Name, t Pa
 	if err := p.checkPartitions(t.Partitions); err != nil {
 		return err
 	}
-	_, rev, err := p.namespace(ctx, n.NamespaceName())
-	if err != nil {
-		return err
-	}
 	b, err := (&policypb.PartitionedTopic{
 		Format: recordFormat, Created: p.now().UnixMilli(), Partitions: int32(t.Partitions), Properties: t.Properties,
 	}).MarshalVT()
@@ -90,26 +86,35 @@ func (p *Policies) CreatePartitioned(ctx context.Context, n topicname.Name, t Pa
 		return failed(err, n.String())
 	}
 	nsKey := namespaceKey(n.NamespaceName())
-	res, err := p.meta.Commit(ctx, raftmeta.Txn{
-		If: []raftmeta.Cond{
-			raftmeta.ModIs(nsKey, rev), raftmeta.Absent(partitionedKey(n)), raftmeta.Absent("chains/" + n.Key()),
-		},
-		Then: []raftmeta.Op{raftmeta.Put(partitionedKey(n), b)},
-	})
-	if err != nil {
-		return failed(err, n.String())
-	}
-	if res.OK {
-		return nil
-	}
-	if _, ok, err := p.Partitioned(ctx, n); err != nil || ok {
+	for range maxRetries {
+		ns, rev, err := p.namespace(ctx, n.NamespaceName())
 		if err != nil {
 			return err
 		}
-		return serr.NotAllowedError.Errorf("This topic already exists")
-	}
-	if _, err := p.meta.Get(ctx, "chains/"+n.Key()); err == nil {
-		return serr.NotAllowedError.Errorf("This topic already exists")
+		if _, ok, err := p.Partitioned(ctx, n); err != nil {
+			return err
+		} else if ok {
+			return serr.NotAllowedError.Errorf("This topic already exists")
+		}
+		if _, err := p.meta.Get(ctx, "chains/"+n.Key()); err == nil {
+			return serr.NotAllowedError.Errorf("This topic already exists")
+		} else if !errors.Is(err, raftmeta.ErrNotFound) {
+			return failed(err, n.String())
+		}
+		nb, err := ns.MarshalVT()
+		if err != nil {
+			return failed(err, n.String())
+		}
+		// The namespace's record is touched, so that a deletion of the namespace that has looked already fails.
+		res, err := p.meta.Commit(ctx, raftmeta.Txn{
+			If: []raftmeta.Cond{
+				raftmeta.ModIs(nsKey, rev), raftmeta.Absent(partitionedKey(n)), raftmeta.Absent("chains/" + n.Key()),
+			},
+			Then: []raftmeta.Op{raftmeta.Put(nsKey, nb), raftmeta.Put(partitionedKey(n), b)},
+		})
+		if err != nil || res.OK {
+			return failedOrNil(err, n.String())
+		}
 	}
 	return modified()
 }
