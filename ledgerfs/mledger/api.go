@@ -107,7 +107,10 @@ type Append struct {
 	Messages int
 	// LeastPublishTime and GreatestPublishTime of its messages, ms since 1970; 0 if unknown.
 	LeastPublishTime, GreatestPublishTime int64
-	Done                                  Appender
+	// Since, if not 0, is what Ledger.Failures said before the caller made sure that none of its own appends had
+	// failed: if any has failed since, this one is rejected at once, ErrRejected, lest it overtake the failed one.
+	Since uint64
+	Done  Appender
 
 	// Position of the entry, and Index of its last message; set before completion.
 	Position ledgerfs.Position

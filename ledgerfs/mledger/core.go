@@ -194,6 +194,10 @@ func (c *core) pop() *Append {
 }
 
 func (c *core) append(e event, fx *effects) {
+	if e.a.Since != 0 && e.a.Since != uint64(c.failures)+1 {
+		fx.done(e.a, fmt.Errorf("%w: another has failed meanwhile", ErrRejected))
+		return
+	}
 	c.push(e.a)
 	switch {
 	case c.stop != nil:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/daybook/daybook/ledgerfs"
@@ -32,6 +33,8 @@ type Ledger struct {
 	stored *chain.Record // as committed last; guarded by metaMu
 
 	sendMu sync.Mutex // the order of appends
+
+	failures atomic.Uint64 // core.failures, to be read without mu
 
 	mu struct {
 		sync.Mutex
@@ -96,6 +99,9 @@ func (l *Ledger) Append(a *Append) {
 	l.act(fx)
 }
 
+// Failures changes whenever an append has failed; see Append.Since. It is never 0.
+func (l *Ledger) Failures() uint64 { return l.failures.Load() + 1 }
+
 // send writes the prefix before the payload and gives the entry to the writer; sendMu is held.
 func (l *Ledger) send(w *ledger.Writer, a *Append) {
 	n := a.p.prefix.size()
@@ -142,6 +148,7 @@ func (l *Ledger) apply(e event) {
 // stepLocked drives the core and does what must happen in the same instant.
 func (l *Ledger) stepLocked(e event) effects {
 	fx := l.mu.core.step(e)
+	l.failures.Store(uint64(l.mu.core.failures))
 	if fx.doneFirst != nil {
 		if l.mu.doneLast == nil {
 			l.mu.doneFirst = fx.doneFirst

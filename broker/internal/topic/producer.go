@@ -391,6 +391,7 @@ var entries = sync.Pool{New: func() any { return new(entry) }}
 // storage. The outcome comes to the sink, in order.
 func (p *Producer) Send(s Send) {
 	var m message.Entry
+	since := p.topic.ledger.Failures() // read before failed: a failure in between must not be overtaken
 	err := p.check(&s, &m)
 	p.mu.Lock()
 	if p.mu.halted || !p.mu.ready {
@@ -411,7 +412,7 @@ func (p *Producer) Send(s Send) {
 
 	e := entries.Get().(*entry)
 	e.p, e.seq, e.high, e.size = p, s.SequenceID, s.HighestSequenceID, int64(len(s.Payload)-s.Headroom)
-	e.Append.Payload, e.Append.Headroom = s.Payload, s.Headroom
+	e.Append.Payload, e.Append.Headroom, e.Append.Since = s.Payload, s.Headroom, since
 	e.Append.Messages = m.Count()
 	if m.Meta.IsMarker {
 		e.Append.Messages = 0

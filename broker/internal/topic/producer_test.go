@@ -13,6 +13,7 @@ import (
 	"github.com/daybook/daybook/broker/internal/topic"
 	"github.com/daybook/daybook/broker/serr"
 	"github.com/daybook/daybook/ledgerfs"
+	"github.com/daybook/daybook/ledgerfs/mledger"
 )
 
 func TestReceiptsComeInOrderWithDensePositions(t *testing.T) {
@@ -68,6 +69,38 @@ func TestAFailedSendFailsTheLaterOnes(t *testing.T) {
 		send(t, again, "2", "3")
 		c := subscribe(t, tp, request(subscription.Exclusive), 100)
 		expect(t, c, "0", "1", "2", "3")
+	})
+}
+
+type appended chan error
+
+func (a appended) AppendCompleted(_ *mledger.Append, err error) { a <- err }
+
+// A send that was decided on before a failure was known cannot overtake the failed one.
+func TestAnAppendCannotOvertakeAFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		l := d.Topic("t").Ledger()
+		append := func(since uint64) error {
+			done := make(appended, 1)
+			l.Append(&mledger.Append{Payload: brokertest.Entry("p", 0, "", "x"), Messages: 1, Since: since, Done: done})
+			return <-done
+		}
+		before := l.Failures()
+		if err := append(before); err != nil {
+			t.Fatal(err)
+		}
+		d.Bookies.At(0).Full()
+		if err := append(before); !errors.Is(err, mledger.ErrNoSpace) {
+			t.Fatalf("append without space: %v", err)
+		}
+		d.Bookies.At(0).Heal()
+		synctest.Wait()
+		if err := append(before); !errors.Is(err, mledger.ErrRejected) {
+			t.Fatalf("append that was decided on before the failure: %v", err)
+		}
+		if err := append(l.Failures()); err != nil {
+			t.Fatalf("append that knows of the failure: %v", err)
+		}
 	})
 }
 

@@ -112,7 +112,10 @@ func (t *Topic) Name() topicname.Name { return t.cfg.Name }
 func (t *Topic) Ledger() *mledger.Ledger { return t.ledger }
 
 // Grown implements mledger.Listener.
-func (t *Topic) Grown(*mledger.Ledger) {
+func (t *Topic) Grown(l *mledger.Ledger) {
+	if errors.Is(l.Err(), mledger.ErrFenced) {
+		t.died()
+	}
 	for _, s := range *t.growing.Load() {
 		s.Grown()
 	}
