@@ -241,8 +241,8 @@ func unpack(raw, body []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: chunk of %d bytes", ErrCorrupt, len(body))
 	}
 	n := binary.BigEndian.Uint32(body)
-	// LZ4 shrinks by a factor of at most 255.
-	if n > maxRaw || uint64(n) > 255*uint64(len(body)) {
+	// LZ4 shrinks by a factor of at most 255. No chunk is empty, and lz4 faults on an empty destination.
+	if n == 0 || n > maxRaw || uint64(n) > 255*uint64(len(body)) {
 		return nil, fmt.Errorf("%w: chunk of %d bytes from %d", ErrCorrupt, n, len(body))
 	}
 	if cap(raw) < int(n) {

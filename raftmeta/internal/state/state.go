@@ -429,16 +429,20 @@ func (t *tx) next(key string, n int64) (int64, error) {
 
 func (t *tx) openSession(id raftmeta.SessionID, c command.OpenSession) (Session, error) {
 	var node metapb.Node
-	ok, err := get(t, "node", nodeKey(c.Node), &node)
+	found, err := get(t, "node", nodeKey(c.Node), &node)
 	if err != nil {
 		return Session{}, err
 	}
-	if ok {
+	if found {
 		if c.Incarnation <= node.Incarnation {
 			return Session{}, reject("%w: node %q has a session of incarnation %d, not superseded by %d",
 				raftmeta.ErrSessionExpired, c.Node, node.Incarnation, c.Incarnation)
 		}
-		if err := t.closeSession(raftmeta.SessionID(node.Session)); err != nil {
+		err := t.closeSession(raftmeta.SessionID(node.Session))
+		if _, ok := errors.AsType[*rejection](err); ok {
+			return Session{}, corrupt("node", nodeKey(c.Node), err)
+		}
+		if err != nil {
 			return Session{}, err
 		}
 	}

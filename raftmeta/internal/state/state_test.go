@@ -408,3 +408,35 @@ func TestCorruptRecordsAreErrors(t *testing.T) {
 		}
 	}
 }
+
+// FuzzRecords reads arbitrary bytes as each of the records.
+func FuzzRecords(f *testing.F) {
+	v := mapView{}
+	m := New(Applied{})
+	for i, c := range []command.Command{
+		command.OpenSession{Node: "n", Incarnation: 1, TTL: time.Second},
+		command.Commit{Txn: raftmeta.Txn{Then: []raftmeta.Op{raftmeta.PutEphemeral("k", []byte("v"), 1), raftmeta.Delete("none")}}},
+	} {
+		_, muts, err := m.Step(v, uint64(i+1), 1, c)
+		if err != nil {
+			f.Fatal(err)
+		}
+		v.apply(muts)
+	}
+	for _, b := range v {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v := mapView{"ska": b, string(sessionKey(1)): b, "snn": b, string(eventKey(1)): b}
+		_, _, err1 := Get(v, "a")
+		_, err2 := Sessions(v)
+		err3 := Events(v, 0, 1, func(raftmeta.Revision, []raftmeta.Event) bool { return true })
+		_, err4 := ReadApplied(mapView{"sa": b})
+		_, _, err5 := New(Applied{}).Step(v, 1, 1, command.OpenSession{Node: "n", Incarnation: 9, TTL: time.Second})
+		for _, err := range []error{err1, err2, err3, err4, err5} {
+			if err != nil && !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("error %v is no ErrCorrupt", err)
+			}
+		}
+	})
+}

@@ -70,7 +70,7 @@ var (
 )
 
 func corrupt(what string, key []byte, err error) error {
-	return fmt.Errorf("%w: %s %q: %w", ErrCorrupt, what, key, err)
+	return fmt.Errorf("%w: %s %q: %v", ErrCorrupt, what, key, err) // %v: the cause must not pass for a command's error
 }
 
 func checkFormat(format uint32) error {
