@@ -54,7 +54,9 @@ type Config struct {
 	KeepAlive time.Duration
 	// MaxBackoff bounds the pause before the next attempt; pauses start at 100 ms. 10 s.
 	MaxBackoff time.Duration
-	Logger     *slog.Logger // discards if nil
+	// Dial opens connections; a net.Dialer's DialContext if nil.
+	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Logger *slog.Logger // discards if nil
 }
 
 func (c Config) withDefaults() Config {
@@ -67,6 +69,9 @@ func (c Config) withDefaults() Config {
 	def(&c.OperationTimeout, 30*time.Second)
 	def(&c.KeepAlive, 30*time.Second)
 	def(&c.MaxBackoff, 10*time.Second)
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -122,7 +127,7 @@ func parseURL(url string) ([]string, error) {
 		if !strings.Contains(h, ":") || strings.HasSuffix(h, "]") {
 			h += ":6650"
 		}
-		if _, port, err := net.SplitHostPort(h); err != nil || port == "" {
+		if host, port, err := net.SplitHostPort(h); err != nil || host == "" || port == "" {
 			return nil, fmt.Errorf("service URL %q: want pulsar://host:port", url)
 		}
 		hosts = append(hosts, h)
@@ -212,8 +217,7 @@ func (c *Client) forget(addr string, d *dialing) {
 func (c *Client) dial(addr string) (*session, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
 	defer cancel()
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "tcp", addr)
+	nc, err := c.cfg.Dial(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("connect to broker: %w", err)
 	}

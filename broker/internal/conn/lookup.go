@@ -159,16 +159,13 @@ func topicsHash(sorted []string) string {
 	return hex.EncodeToString(b[:])
 }
 
-// givenSchema is the schema that a client sent; false if it sent none, or leaves it open (AUTO_CONSUME).
+// givenSchema is the schema that a client sent; false if it sent none, bytes, which are none, or leaves it open
+// (AUTO_CONSUME).
 func givenSchema(s *pb.Schema) (Schema, bool) {
-	if s == nil || s.GetType() == pb.Schema_AutoConsume || s.GetType() == pb.Schema_None && len(s.GetSchemaData()) == 0 {
+	if s == nil || s.GetType() == pb.Schema_AutoConsume || s.GetType() == pb.Schema_None {
 		return Schema{}, false
 	}
-	return schemaOf(s), true
-}
-
-func schemaOf(s *pb.Schema) Schema {
-	return Schema{Name: s.GetName(), Type: int32(s.GetType()), Data: s.GetSchemaData(), Properties: properties(s.Properties)}
+	return Schema{Name: s.GetName(), Type: int32(s.GetType()), Data: s.GetSchemaData(), Properties: properties(s.Properties)}, true
 }
 
 func (c *connection) handleGetSchema(m *pb.CommandGetSchema) {
@@ -216,9 +213,9 @@ func (c *connection) handleGetOrCreateSchema(m *pb.CommandGetOrCreateSchema) {
 	}
 	c.request(func(ctx context.Context) func() {
 		_, err := c.domain.Topic(ctx, name, false)
-		var version []byte
-		if err == nil {
-			version, err = c.domain.PutSchema(ctx, name, schemaOf(m.Schema))
+		version := []byte{} // stays empty for bytes, which have no schema: messages then name none
+		if s, ok := givenSchema(m.Schema); ok && err == nil {
+			version, err = c.domain.PutSchema(ctx, name, s)
 		}
 		return func() {
 			if err != nil {
