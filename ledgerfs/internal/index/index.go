@@ -45,6 +45,7 @@ type Index struct {
 	db      *pebble.DB
 	bg      chan error    // the newest error of pebble's background work
 	closing chan struct{} // ends the wait after such an error
+	stop    *stopper
 }
 
 // Ledger is what the index knows of a ledger.
@@ -72,21 +73,30 @@ type Hole struct {
 	LAC    ledgerfs.EntryID
 }
 
-// Open opens the index in dir, which must exist, or makes an empty one.
-func Open(fs vfs.FS, dir string, inc ledgerfs.Incarnation, log *slog.Logger) (*Index, error) {
+// Open opens the index in dir, which must exist, or makes an empty one. After an error that pebble cannot live
+// with, fatal is called once, and calls that are under way may never return.
+func Open(fs vfs.FS, dir string, inc ledgerfs.Incarnation, log *slog.Logger, fatal func(error)) (_ *Index, err error) {
+	stop := &stopper{fatal: fatal, opening: true, over: make(chan struct{})}
+	defer func() {
+		// Pebble panics where a directory cannot be synced.
+		if p := recover(); p != nil {
+			err = fmt.Errorf("open index %s: %v", dir, p)
+		}
+		stop.opened()
+	}()
 	cache := pebble.NewCache(2 << 20)
 	defer cache.Unref()
 	opts := &pebble.Options{
-		FS:                          fs,
+		FS:                          stopFS{fs, stop},
 		Cache:                       cache,
 		DisableWAL:                  true,
 		MemTableSize:                4 << 20,
 		MemTableStopWritesThreshold: 4,
 		MaxOpenFiles:                128,
 		FormatMajorVersion:          pebble.FormatNewest,
-		Logger:                      logger{log},
+		Logger:                      logger{log, stop},
 	}
-	x := &Index{bg: make(chan error, 1), closing: make(chan struct{})}
+	x := &Index{bg: make(chan error, 1), closing: make(chan struct{}), stop: stop}
 	opts.EventListener = &pebble.EventListener{BackgroundError: x.background}
 	db, err := pebble.Open(dir, opts)
 	if err != nil {
@@ -113,15 +123,18 @@ func Open(fs vfs.FS, dir string, inc ledgerfs.Incarnation, log *slog.Logger) (*I
 }
 
 // logger passes on pebble's errors only: its infos are not for operators.
-type logger struct{ log *slog.Logger }
+type logger struct {
+	log  *slog.Logger
+	stop *stopper
+}
 
 func (l logger) Infof(string, ...any) {}
 func (l logger) Errorf(format string, a ...any) {
 	l.log.Error("index", "err", fmt.Sprintf(format, a...))
 }
 
-// Fatalf is called by pebble when it cannot go on.
-func (l logger) Fatalf(format string, a ...any) { panic("index: " + fmt.Sprintf(format, a...)) }
+// Fatalf is called by pebble when it cannot go on; it must not return.
+func (l logger) Fatalf(format string, a ...any) { l.stop.end(fmt.Errorf(format, a...)) }
 
 // background is told of failed flushes and compactions. Pebble tries again as soon as it returns, so it holds
 // pebble back for a while.
@@ -142,10 +155,25 @@ func (x *Index) background(err error) {
 	}
 }
 
-// Close releases the index without making it durable; Flush does.
+// Failed is closed when the index has ended itself: calls may then never return.
+func (x *Index) Failed() <-chan struct{} { return x.stop.over }
+
+// Close releases the index without making it durable; Flush does. An index that failed is left alone.
 func (x *Index) Close() error {
+	select {
+	case <-x.stop.over:
+		return nil
+	default:
+	}
 	close(x.closing)
-	return x.db.Close()
+	done := make(chan error, 1)
+	go func() { done <- x.db.Close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-x.stop.over:
+		return nil
+	}
 }
 
 // Flush makes all changes durable. If it fails they stay in memory, and a later Flush may succeed.
@@ -160,6 +188,8 @@ func (x *Index) Flush() error {
 		case <-done:
 			return nil
 		case err = <-x.bg:
+		case <-x.stop.over:
+			err = errors.New("index has failed")
 		}
 	}
 	return fmt.Errorf("flush index: %w", err)

@@ -226,8 +226,9 @@ func (s *scanner) salvage(res *Result, from, to int64, nextSeq uint64) error {
 		}
 		copy(region[p-from:], b)
 	}
+	prevSeq := res.Chain.Seq
 	for pos := int64(0); pos < int64(len(region)); {
-		c := s.claim(region, pos, nextSeq)
+		c := s.claim(region, pos, prevSeq, nextSeq)
 		if c.from > pos {
 			res.Losses = append(res.Losses, Loss{From: from + pos, To: from + c.from})
 		}
@@ -235,17 +236,19 @@ func (s *scanner) salvage(res *Result, from, to int64, nextSeq uint64) error {
 			if err := s.salvageBatch(res, region, from, &c); err != nil {
 				return err
 			}
+			prevSeq = c.seq
 		}
 		pos = c.to
 	}
 	return nil
 }
 
-// claim finds the next batch at or after pos of which an end is intact; an empty one at the end if none is.
-func (s *scanner) claim(region []byte, pos int64, nextSeq uint64) claim {
+// claim finds the next batch at or after pos of which an end is intact; an empty one at the end if none is. Its
+// sequence number lies between those around it: a block of an older batch may have come back.
+func (s *scanner) claim(region []byte, pos int64, prevSeq, nextSeq uint64) claim {
 	n := int64(len(region))
 	for p := pos; p < n; p += BlockSize {
-		if h, err := DecodeHead(region[p:], s.seed); err == nil && h.Segment == s.number && h.Seq < nextSeq &&
+		if h, err := DecodeHead(region[p:], s.seed); err == nil && h.Segment == s.number && h.Seq > prevSeq && h.Seq < nextSeq &&
 			int64(h.Length) <= n-p {
 			c := claim{from: p, to: p + int64(h.Length), seq: h.Seq, records: h.Records}
 			if t, err := decodeTail(region[c.from:c.to], s.seed); err == nil && t.seq == h.Seq && t.segment == s.number {
@@ -254,7 +257,7 @@ func (s *scanner) claim(region []byte, pos int64, nextSeq uint64) claim {
 			return c
 		}
 		end := p + BlockSize
-		if t, err := decodeTail(region[:end], s.seed); err == nil && t.segment == s.number && t.seq < nextSeq &&
+		if t, err := decodeTail(region[:end], s.seed); err == nil && t.segment == s.number && t.seq > prevSeq && t.seq < nextSeq &&
 			int64(t.length) <= end-pos && t.length >= BlockSize {
 			return claim{from: end - int64(t.length), to: end, seq: t.seq, records: -1, dir: dirOf(t.dir), hasDir: true}
 		}

@@ -643,6 +643,7 @@ func (c *core) inHole(id ledgerfs.LedgerID, e ledgerfs.EntryID) bool {
 // completed takes a batch back after its callers were told.
 func (c *core) completed(b *batch, fx *effects) {
 	c.taken = slices.Delete(c.taken, 0, 1)
+	fx.wake = c.closed // the journal ends after the last
 	if s := b.seg; s != nil {
 		if s.flying--; s.flying == 0 && s.rolled {
 			fx.seal = s

@@ -216,7 +216,7 @@ func (s *Store) openIndex() error {
 	if err := s.fs.MkdirAll(dir); err != nil {
 		return err
 	}
-	x, err := index.Open(s.fs.Pebble(), dir, s.id.Incarnation, s.log)
+	x, err := index.Open(s.fs.Pebble(), dir, s.id.Incarnation, s.log, s.fail)
 	if errors.Is(err, index.ErrStale) {
 		s.log.Warn("index is rebuilt", "err", err)
 		if err := s.fs.Pebble().RemoveAll(dir); err != nil {
@@ -225,7 +225,7 @@ func (s *Store) openIndex() error {
 		if err := s.fs.MkdirAll(dir); err != nil {
 			return err
 		}
-		x, err = index.Open(s.fs.Pebble(), dir, s.id.Incarnation, s.log)
+		x, err = index.Open(s.fs.Pebble(), dir, s.id.Incarnation, s.log, s.fail)
 	}
 	s.index = x
 	return err
@@ -504,7 +504,7 @@ func (r *recovery) record(rec *segment.Record, g *seg, off int64) error {
 				o.index.Drop(id)
 			}
 		}
-	case segment.Delete:
+	case segment.Delete, segment.Checkpoint:
 	default:
 		if ok, err := r.alive(rec.Ledger); err != nil || !ok {
 			return err

@@ -182,7 +182,7 @@ func (s *Store) Next() (journal.Write[*batch], bool) {
 			s.after(&fx)
 			return w, true
 		}
-		if s.core.closed && len(s.core.queue) == 0 && s.core.open == nil {
+		if s.core.closed && s.core.idle() {
 			s.mu.Unlock()
 			return journal.Write[*batch]{}, false
 		}
@@ -481,13 +481,20 @@ func (s *Store) Space() Space {
 }
 
 // Close waits for what is under way, makes the index durable and releases the directories.
+//
+// The log gets one more record: it says that everything before it was durable, so that damage to what came last
+// is not taken for the torn end of a crash.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.core.closed {
 		s.mu.Unlock()
 		return nil
 	}
-	fx := s.core.Step(event{kind: evClose})
+	last := &op{rec: controlRecord(segment.Checkpoint, 0, 0), done: make(chan error, 1)}
+	fx := s.core.Step(event{kind: evOp, op: last})
+	s.effectsLocked(&fx)
+	complete(fx.done)
+	fx = s.core.Step(event{kind: evClose})
 	s.effectsLocked(&fx)
 	failed := s.core.failed
 	s.mu.Unlock()
@@ -497,7 +504,15 @@ func (s *Store) Close() error {
 	s.slow.Broadcast()
 	s.mu.Unlock()
 	close(s.stop)
-	s.bg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		s.bg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-s.index.Failed(): // whoever is in the index stays there
+	}
 	var err error
 	if failed == nil {
 		err = s.index.Flush()

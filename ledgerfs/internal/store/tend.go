@@ -143,10 +143,10 @@ func (s *Store) formatSegment(from string, n uint64, fresh bool, urgent func() b
 }
 
 // reserve is what must stay free on the file system, for the index, the metadata store and others.
-func (s *Store) reserve(u disk.Usage) int64 { return min(max(u.Total/64, 1<<20), 64<<20) }
+func (s *Store) reserve(u disk.Usage) int64 { return min(max(u.Total/64, 256<<10), 64<<20) }
 
 // ballastSize is the size of the reserve file.
-func (s *Store) ballastSize(u disk.Usage) int64 { return min(max(u.Total/32, 2<<20), 64<<20) }
+func (s *Store) ballastSize(u disk.Usage) int64 { return min(max(u.Total/32, 256<<10), 64<<20) }
 
 // measure looks at the room on the file system and takes or gives up the reserve file.
 func (s *Store) measure() error {
