@@ -129,7 +129,8 @@ func (f Fence) Advance(p ledgerfs.Position, n int64) ledgerfs.Position {
 	return out
 }
 
-// An EntryError says that one entry of a topic cannot be read now: no bookie delivers it.
+// An EntryError says that one entry of a topic is lost: every bookie that should have it has answered, and none has
+// a sound copy. The entries around it are not concerned.
 type EntryError struct {
 	Position ledgerfs.Position
 	Err      error

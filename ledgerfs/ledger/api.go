@@ -45,8 +45,11 @@ var (
 	ErrRecovery = errors.New("ledger cannot be recovered now")
 	// ErrConflict: a condition that the caller joined to a transaction did not hold.
 	ErrConflict = errors.New("metadata changed meanwhile")
-	// ErrUnreadable: no member could deliver the entry.
+	// ErrUnreadable: no member could deliver the entry now.
 	ErrUnreadable = errors.New("entry cannot be read")
+	// ErrLost, always together with ErrUnreadable: every member has answered, and none has a sound copy of the entry. A
+	// reader may go on behind it; where only ErrUnreadable is reported it should try again.
+	ErrLost = errors.New("no member has a sound copy")
 )
 
 // A Candidate is a bookie that takes new ledgers.

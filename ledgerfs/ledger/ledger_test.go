@@ -235,36 +235,81 @@ func TestNegativeRecoveryReadKeepsTheEntryFromBeingAcknowledged(t *testing.T) {
 		if err := add(wr, "0").wait(); err != nil {
 			t.Fatal(err)
 		}
-		// Entry 1 reaches member 0 only; the other two have it under way.
-		w.member(wr, 1).Hang()
-		w.member(wr, 2).Hang()
-		a := add(wr, "1")
+		// Entry 1 is stored by a, lost on the way to b, and still under way to c.
+		a, b, late := w.member(wr, 0), w.member(wr, 1), &lateBookie{Bookie: w.member(wr, 2)}
+		wr.bookies[2] = late
+		b.DropAdds()
+		one := add(wr, "1")
 		synctest.Wait()
-		// Recovery cannot see members 1 and 2 at first; then it can.
-		type outcome struct {
-			r   *Reader
-			err error
-		}
-		done := make(chan outcome, 1)
+		b.Heal()
+		// The recovery's fence reaches a and b, which is enough; its reads reach b and c.
 		other := w.client()
 		defer other.Close()
-		go func() {
-			r, err := other.Recover(t.Context(), wr.ID())
-			done <- outcome{r, err}
-		}()
-		synctest.Wait()
-		// What hung is carried out in order: the add before the fence on member 1; on member 2 the same.
-		w.member(wr, 1).Heal()
-		w.member(wr, 2).Heal()
-		o := <-done
-		if o.err != nil {
-			t.Fatal(o.err)
+		other.cfg.Bookies = &deaf{w, map[ledgerfs.BookieID]deafTo{
+			a.Member().Bookie: {read: true}, late.Bookie.(*ledgertest.Bookie).Member().Bookie: {lastAdd: true},
+		}}
+		r, err := other.Recover(t.Context(), wr.ID())
+		if err != nil {
+			t.Fatal(err)
 		}
-		got := contents(t, o.r)
-		if err := a.wait(); err == nil && len(got) < 2 {
-			t.Fatalf("entry 1 was acknowledged, and the ledger closed as %v", got)
+		late.arrive()
+		synctest.Wait()
+		wr.Kill(ErrClosed)
+		if err := one.wait(); err == nil && r.Info().LastEntry < 1 {
+			t.Fatal("entry 1 was acknowledged after the ledger was closed before it")
+		}
+		if r.Info().LastEntry != 0 {
+			t.Fatalf("closed at %d", r.Info().LastEntry)
 		}
 	})
+}
+
+// A lateBookie holds the adds back until arrive.
+type lateBookie struct {
+	ledgerfs.Bookie
+	held []*ledgerfs.Add
+}
+
+func (b *lateBookie) Add(a *ledgerfs.Add) { b.held = append(b.held, a) }
+
+func (b *lateBookie) arrive() {
+	for _, a := range b.held {
+		b.Bookie.Add(a)
+	}
+}
+
+// deaf is the bookies of a world, some of which do not hear some calls.
+type deaf struct {
+	*world
+	to map[ledgerfs.BookieID]deafTo
+}
+
+type deafTo struct{ read, lastAdd bool }
+
+func (d *deaf) Bookie(m ledgerfs.Member) (ledgerfs.Bookie, error) {
+	b, err := d.world.Bookie(m)
+	return &deafBookie{b, d.to[m.Bookie]}, err
+}
+
+type deafBookie struct {
+	ledgerfs.Bookie
+	to deafTo
+}
+
+func (b *deafBookie) Read(ctx context.Context, req ledgerfs.ReadRequest) (ledgerfs.ReadResponse, error) {
+	if b.to.read {
+		<-ctx.Done()
+		return ledgerfs.ReadResponse{}, ctx.Err()
+	}
+	return b.Bookie.Read(ctx, req)
+}
+
+func (b *deafBookie) LastAdd(ctx context.Context, id ledgerfs.LedgerID, fence bool) (ledgerfs.LastAdd, error) {
+	if b.to.lastAdd {
+		<-ctx.Done()
+		return ledgerfs.LastAdd{}, ctx.Err()
+	}
+	return b.Bookie.LastAdd(ctx, id, fence)
 }
 
 // Storage defect 2: recovery must not start before the last fragment, whatever the members say they know.

@@ -26,7 +26,7 @@ func (r *Reader) ID() ledgerfs.LedgerID { return r.id }
 // bytes (the first one however large), none after last. The caller knows that last is confirmed: of a closed
 // ledger its last entry, of an open one what its writer told. Every entry is verified; if a member fails,
 // the others are asked. If none can deliver the first entry it fails with ErrUnreadable, wrapping what each
-// of them said.
+// of them said, and with ErrLost too if that is final.
 func (r *Reader) Read(ctx context.Context, dst []ledgerfs.Entry, first, last ledgerfs.EntryID, maxEntries, maxBytes int) ([]ledgerfs.Entry, error) {
 	if r.meta.State == StateClosed {
 		last = min(last, r.meta.LastEntry)
@@ -74,6 +74,7 @@ func (r *Reader) run(ctx context.Context, first, last ledgerfs.EntryID, maxEntri
 		turn = int(int64(r.id) % int64(q.Write))
 	}
 	var errs []error
+	lost := true
 	for i := range q.Write {
 		at := (turn + i) % q.Write
 		if q.Ensemble != q.Write {
@@ -88,8 +89,24 @@ func (r *Reader) run(ctx context.Context, first, last ledgerfs.EntryID, maxEntri
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		lost = lost && isLoss(err)
+	}
+	if lost {
+		errs = append(errs, ErrLost)
 	}
 	return nil, fmt.Errorf("%w: %d:%d: %w", ErrUnreadable, r.id, first, errors.Join(errs...))
+}
+
+// isLoss reports whether a member's answer says that it has no sound copy of the entry, and will have none.
+func isLoss(err error) bool {
+	for _, e := range []error{
+		ledgerfs.ErrCorrupt, ledgerfs.ErrIO, ledgerfs.ErrNoEntry, ledgerfs.ErrNoLedger, ledgerfs.ErrDeleted, ledgerfs.ErrIncarnation,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Reader) ask(ctx context.Context, m ledgerfs.Member, req ledgerfs.ReadRequest) ([]ledgerfs.Entry, error) {

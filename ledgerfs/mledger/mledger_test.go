@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/daybook/daybook/ledgerfs"
@@ -309,63 +310,65 @@ func TestFailedAppendsLeaveAcknowledgedOnesInOrder(t *testing.T) {
 	}
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, 1)
-			l := w.start().open("a", Options{})
-			for i := range 5 {
-				mustPublish(t, l, fmt.Sprint("before", i))
-			}
-			fault(w.At(0))
-			var rs []*result
-			for i := range 10 {
-				rs = append(rs, publish(l, fmt.Sprint("during", i), 1))
-			}
-			failed := false
-			acked := map[string]bool{}
-			for i, r := range rs {
-				err := r.wait()
-				if err == nil {
-					acked[fmt.Sprint("during", i)] = true
-					continue
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1)
+				defer w.At(0).Heal()
+				l := w.start().open("a", Options{})
+				for i := range 5 {
+					mustPublish(t, l, fmt.Sprint("before", i))
 				}
-				failed = true
-				if !errors.Is(err, ErrAppend) && !errors.Is(err, ErrRejected) {
-					t.Errorf("failed with %v", err)
+				fault(w.At(0))
+				var rs []*result
+				for i := range 10 {
+					rs = append(rs, publish(l, fmt.Sprint("during", i), 1))
 				}
-			}
-			if !failed {
-				t.Fatal("nothing has failed")
-			}
-			w.At(0).Heal()
-			for i := 0; ; i++ {
-				r := publish(l, "after", 1)
-				if err := r.wait(); err == nil {
-					break
-				} else if !errors.Is(err, ErrRejected) && !errors.Is(err, ErrAppend) {
-					t.Fatal(err)
+				failed := false
+				acked := map[string]bool{}
+				for i, r := range rs {
+					err := r.wait()
+					if err == nil {
+						acked[fmt.Sprint("during", i)] = true
+						continue
+					}
+					failed = true
+					if !errors.Is(err, ErrAppend) && !errors.Is(err, ErrRejected) {
+						t.Errorf("failed with %v", err)
+					}
 				}
-				time.Sleep(time.Millisecond)
-			}
-			got := contents(t, l)
-			at := 0
-			for i := range 5 {
-				if got[at] != fmt.Sprint("before", i) {
-					t.Fatalf("entry %d is %q", at, got[at])
+				if !failed {
+					t.Fatal("nothing has failed")
 				}
-				at++
-			}
-			last := -1
-			for ; at < len(got)-1; at++ {
-				var n int
-				if _, err := fmt.Sscanf(got[at], "during%d", &n); err != nil || n <= last {
-					t.Fatalf("entry %d is %q after during%d", at, got[at], last)
+				w.At(0).Heal()
+				for i := 0; ; i++ {
+					r := publish(l, "after", 1)
+					if err := r.wait(); err == nil {
+						break
+					} else if !errors.Is(err, ErrRejected) && !errors.Is(err, ErrAppend) {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Millisecond)
 				}
-				last = n
-				delete(acked, got[at])
-			}
-			if got[at] != "after" || len(acked) > 0 {
-				t.Fatalf("got %v, missing %v", got, acked)
-			}
+				got := contents(t, l)
+				at := 0
+				for i := range 5 {
+					if got[at] != fmt.Sprint("before", i) {
+						t.Fatalf("entry %d is %q", at, got[at])
+					}
+					at++
+				}
+				last := -1
+				for ; at < len(got)-1; at++ {
+					var n int
+					if _, err := fmt.Sscanf(got[at], "during%d", &n); err != nil || n <= last {
+						t.Fatalf("entry %d is %q after during%d", at, got[at], last)
+					}
+					last = n
+					delete(acked, got[at])
+				}
+				if got[at] != "after" || len(acked) > 0 {
+					t.Fatalf("got %v, missing %v", got, acked)
+				}
+			})
 		})
 	}
 }

@@ -147,8 +147,8 @@ func (l *Ledger) ReadCached(dst []ledgerfs.Entry, from ledgerfs.Position, maxEnt
 }
 
 // Read is ReadCached, but goes to the bookies for what is not in memory. It returns no entries, and no error, if
-// there are no confirmed ones at or after from. An entry that no bookie can deliver fails the read if it
-// is the first, with an *EntryError; the caller decides whether to skip it.
+// there are no confirmed ones at or after from. If the first entry is lost (no bookie has a sound copy) it fails with an
+// *EntryError, and the caller decides whether to go on behind it; after other errors it should try again.
 func (l *Ledger) Read(ctx context.Context, dst []ledgerfs.Entry, from ledgerfs.Position, maxEntries, maxBytes int) ([]ledgerfs.Entry, error) {
 	for {
 		got, more := l.ReadCached(dst, from, maxEntries, maxBytes)
@@ -171,13 +171,16 @@ func (l *Ledger) Read(ctx context.Context, dst []ledgerfs.Entry, from ledgerfs.P
 			return dst, ctx.Err()
 		}
 		if now := l.Fence(); now.Exists(at) {
-			return dst, &EntryError{Position: at, Err: err}
+			if errors.Is(err, ledger.ErrLost) {
+				return dst, &EntryError{Position: at, Err: err}
+			}
+			return dst, fmt.Errorf("read %v: %w", at, err)
 		}
 		// Trimmed while we were reading: go on with what is left.
 	}
 }
 
-// An EntryError says that one entry cannot be read.
+// An EntryError says that one entry is lost.
 type EntryError = chain.EntryError
 
 // Find is the first entry for which reached is true, given that once true it stays true for all later entries: a

@@ -135,7 +135,7 @@ type Client struct {
 // New is a client that reads through c.
 func New(c *ledger.Client) *Client { return &Client{c} }
 
-// An EntryError says that one entry cannot be read.
+// An EntryError says that one entry is lost.
 type EntryError = chain.EntryError
 
 // A Reader reads one run of a topic forwards. It is used by one goroutine at a time, and must be closed.
@@ -165,8 +165,8 @@ func (c *Client) Read(f chain.Fence, run Run, o Options) *Reader {
 }
 
 // Next is the next batch of entries, never empty; io.EOF at the end of the run. Payloads are the stored entries, the
-// broker's prefix included. An entry that no bookie can deliver fails with an *EntryError; the call after that goes
-// on behind it. After another error the call may be repeated.
+// broker's prefix included. An entry of which no bookie has a sound copy fails with an *EntryError; the call after that
+// goes on behind it. After another error the call may be repeated, and begins at the same entry.
 func (r *Reader) Next(ctx context.Context) ([]ledgerfs.Entry, error) {
 	var b batch
 	if r.ahead != nil {
@@ -175,9 +175,6 @@ func (r *Reader) Next(ctx context.Context) ([]ledgerfs.Entry, error) {
 			r.stop()
 		case <-ctx.Done():
 			return nil, ctx.Err() // what is under way serves the next call
-		}
-		if b.err != nil && errors.Is(b.err, context.Canceled) {
-			b = r.fetch(ctx, r.next, r.open)
 		}
 	} else {
 		b = r.fetch(ctx, r.next, r.open)
@@ -230,7 +227,7 @@ func (r *Reader) fetch(ctx context.Context, from ledgerfs.Position, open *ledger
 		last = min(last, r.last.Entry)
 	}
 	b.entries, b.err = b.open.Read(ctx, nil, at.Entry, last, r.o.BatchEntries, r.o.BatchBytes)
-	if errors.Is(b.err, ledger.ErrUnreadable) {
+	if errors.Is(b.err, ledger.ErrLost) {
 		b.err = &EntryError{Position: at, Err: b.err}
 	}
 	return b
