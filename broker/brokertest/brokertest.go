@@ -38,6 +38,8 @@ type Domain struct {
 	ledgers *mledger.Factory
 	t       testing.TB
 	closed  bool
+	// left are what crashes have left running, to be ended with the domain.
+	left []func()
 }
 
 // New starts a domain with one bookie and the namespace public/default. It is closed with the test, or, inside a
@@ -86,6 +88,25 @@ func (d *Domain) Close() {
 		d.t.Error(err)
 	}
 	d.client.Close()
+	for _, end := range d.left {
+		end()
+	}
+	d.left = nil
+}
+
+// Crash starts the domain anew over what is stored, without a word to what ran before: as after kill -9, that writes
+// nothing any more that counts.
+func (d *Domain) Crash() {
+	d.t.Helper()
+	topics, ledgers, client := d.Topics, d.ledgers, d.client
+	d.left = append(d.left, func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		topics.Close(ctx)
+		ledgers.Close(ctx)
+		client.Close()
+	})
+	d.start()
 }
 
 // Restart stops the domain and starts it anew over what is stored.

@@ -162,14 +162,18 @@ func (a *acks) cut() {
 	}
 }
 
-// absorb moves the mark-delete position over the ranges that follow it without a gap.
+// absorb moves the mark-delete position over the ranges that follow it without a gap. Ranges of ledgers that were
+// trimmed lie in that gap (the cursor had passed them, and a crash has set it back) and are dropped.
 func (a *acks) absorb(f chain.Fence) {
 	n := 0
-	for n < len(a.ranges) && f.Next(a.markDelete) == start(a.ranges[n]) {
-		r := a.ranges[n]
-		a.markDelete = end(r)
+	for ; n < len(a.ranges); n++ {
+		r, next := a.ranges[n], f.Next(a.markDelete)
+		if next == start(r) {
+			a.markDelete = end(r)
+		} else if !end(r).Less(next) {
+			break
+		}
 		a.count -= int64(r.Last-r.First) + 1
-		n++
 	}
 	if n > 0 {
 		a.ranges = slices.Delete(a.ranges, 0, n)
