@@ -401,6 +401,7 @@ type partConsumer struct {
 		err      error
 		lastErr  error
 		attached bool
+		sought   bool   // a seek is why the subscribing ends
 		life     uint64 // grows with every subscribing, and when a seek begins: older arrivals are dropped
 		taken    int    // messages since the last FLOW
 		chunks   message.Assembler
@@ -457,16 +458,16 @@ func (p *partConsumer) run() {
 		s.unregister(p.id)
 		p.mu.Lock()
 		p.mu.session = nil
+		sought := p.mu.sought
+		p.mu.sought = false
 		p.mu.Unlock()
 		if p.k.ctx.Err() != nil {
 			return
 		}
-		if time.Since(since) > time.Second {
+		if sought || time.Since(since) > time.Second {
 			b.reset()
-		} else if b.next > 0 { // again so soon: the first time at once, as after a seek
+		} else { // again so soon
 			b.wait(p.k.ctx)
-		} else {
-			b.next = 50 * time.Millisecond
 		}
 	}
 }
@@ -528,6 +529,7 @@ func (p *partConsumer) seek(ctx context.Context, start position, target func(*pb
 	return p.c.retry(ctx, func(ctx context.Context) error {
 		p.mu.Lock()
 		p.mu.life++ // what has arrived by now is of no interest
+		p.mu.sought = true
 		before := p.mu.start
 		p.mu.start = start
 		s := p.mu.session
