@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -254,7 +255,8 @@ func eachSplit(ctx context.Context, splits []plan.Split, steps []plan.Node, work
 	g, ctx := errgroup.WithContext(ctx)
 	var next atomic.Int64
 	for w := range min(workers, len(splits)) {
-		g.Go(func() error {
+		g.Go(func() (err error) {
+			defer recovered(&err)
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(splits) {
@@ -274,6 +276,13 @@ func eachSplit(ctx context.Context, splits []plan.Split, steps []plan.Node, work
 		s.Close()
 	}
 	return err
+}
+
+// recovered turns a panic into an error: one statement must not end the process.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = sqlerr.GenericInternal.Errorf("internal error: %v\n%s", p, debug.Stack())
+	}
 }
 
 // exchange runs a pipeline in several goroutines and gives batches as they come.

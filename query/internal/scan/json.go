@@ -340,7 +340,7 @@ func appendJSON(c *value.Vec, n *node, b []byte, s span) bool {
 	case value.Varchar:
 		if b[0] != '"' {
 			if n.typ.Kind == value.Varchar && n.logical == "decimal" && (b[0] == '-' || b[0]-'0' <= 9) {
-				c.Str = append(c.Str, text(b))
+				c.AppendString(text(b))
 				break
 			}
 			return false
@@ -351,29 +351,29 @@ func appendJSON(c *value.Vec, n *node, b []byte, s span) bool {
 			if json.Unmarshal(b, &out) != nil {
 				return false
 			}
-			c.Str = append(c.Str, out)
+			c.AppendString(out)
 			break
 		}
 		if s.high && !utf8.Valid(str) || len(str) == 0 {
 			if len(str) > 0 {
 				return false
 			}
-			c.Str = append(c.Str, "")
+			c.AppendString("")
 			break
 		}
-		c.Str = append(c.Str, text(str))
+		c.AppendString(text(str))
 	case value.Varbinary:
 		v, ok := boxJSON(n, b)
 		if !ok || v == nil {
 			return false
 		}
-		c.Str = append(c.Str, v.(string))
+		c.AppendString(v.(string))
 	case value.Boolean:
 		switch string(b) {
 		case "true":
-			c.I64 = append(c.I64, 1)
+			c.AppendInt(1)
 		case "false":
-			c.I64 = append(c.I64, 0)
+			c.AppendInt(0)
 		default:
 			return false
 		}
@@ -382,7 +382,7 @@ func appendJSON(c *value.Vec, n *node, b []byte, s span) bool {
 		if !ok || n.kind == nInt && (v < math.MinInt32 || v > math.MaxInt32) {
 			return false
 		}
-		c.I64 = append(c.I64, v)
+		c.AppendInt(v)
 	case value.Real, value.Double:
 		v, ok := parseFloat(b)
 		if !ok {
@@ -391,7 +391,7 @@ func appendJSON(c *value.Vec, n *node, b []byte, s span) bool {
 		if c.Type.Kind == value.Real {
 			v = float64(float32(v))
 		}
-		c.F64 = append(c.F64, v)
+		c.AppendFloat(v)
 	default:
 		v, ok := boxJSON(n, b)
 		if !ok || v == nil {
@@ -399,10 +399,6 @@ func appendJSON(c *value.Vec, n *node, b []byte, s span) bool {
 		}
 		c.Append(v)
 		return true
-	}
-	c.Len++
-	if c.Nulls != nil && len(c.Nulls)*64 < c.Len {
-		c.Nulls = append(c.Nulls, 0)
 	}
 	return true
 }

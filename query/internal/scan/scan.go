@@ -52,16 +52,17 @@ type Warnings struct {
 	Undecodable atomic.Int64 // values that do not fit the schema
 	Damaged     atomic.Int64 // entries that are no entries
 	mu          sync.Mutex
-	first       string
+	first       map[*atomic.Int64]string
 }
 
 func (w *Warnings) note(n *atomic.Int64, format string, args ...any) {
 	if n.Add(1) == 1 {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.first == "" {
-			w.first = fmt.Sprintf(format, args...)
+		if w.first == nil {
+			w.first = map[*atomic.Int64]string{}
 		}
+		w.first[n] = fmt.Sprintf(format, args...)
 	}
 }
 
@@ -71,10 +72,10 @@ func (w *Warnings) Texts() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if n := w.Undecodable.Load(); n > 0 {
-		out = append(out, fmt.Sprintf("%d messages could not be decoded by the topic's schema and gave NULL; the first: %s", n, w.first))
+		out = append(out, fmt.Sprintf("%d messages could not be decoded by the topic's schema and gave NULL; the first: %s", n, w.first[&w.Undecodable]))
 	}
 	if n := w.Damaged.Load(); n > 0 {
-		out = append(out, fmt.Sprintf("%d entries could not be read and were left out; the first: %s", n, w.first))
+		out = append(out, fmt.Sprintf("%d entries could not be read and were left out; the first: %s", n, w.first[&w.Damaged]))
 	}
 	return out
 }
@@ -457,13 +458,10 @@ func (s *split) newBatch() *value.Batch {
 func (s *split) decode(ctx context.Context, raw *ledgerfs.Entry, e *message.Entry, b *value.Batch) error {
 	if e.Meta.Compression != message.None && !e.Meta.Encrypted {
 		// Strings alias the payload, and the decoder's scratch space does not last: it is copied once.
-		p, err := s.dec.Payload(e)
-		if err != nil {
-			s.t.warn.note(&s.t.warn.Damaged, "%d:%d: %v", raw.Ledger, raw.Entry, err)
-			return nil
+		if p, err := s.dec.Payload(e); err == nil {
+			e.Payload = slices.Clone(p)
+			e.Meta.Compression = message.None
 		}
-		e.Payload = slices.Clone(p)
-		e.Meta.Compression = message.None
 	}
 	proj := s.proj
 	if s.needVals && s.t.layout.form == formAvro {
@@ -476,11 +474,7 @@ func (s *split) decode(ctx context.Context, raw *ledgerfs.Entry, e *message.Entr
 			s.projs[l] = proj
 		}
 	}
-	for m, err := range s.dec.Messages(e) {
-		if err != nil {
-			s.t.warn.note(&s.t.warn.Damaged, "%d:%d: %v", raw.Ledger, raw.Entry, err)
-			return nil
-		}
+	for m := range s.dec.Shown(e) {
 		if m.CompactedOut {
 			continue
 		}
@@ -495,7 +489,11 @@ func (s *split) decode(ctx context.Context, raw *ledgerfs.Entry, e *message.Entr
 				for _, c := range s.vals {
 					c.AppendNull()
 				}
-				s.t.warn.note(&s.t.warn.Undecodable, "%d:%d: the message is encrypted", raw.Ledger, raw.Entry)
+				why := "the entry is damaged"
+				if m.Encrypted {
+					why = "the message is encrypted"
+				}
+				s.t.warn.note(&s.t.warn.Undecodable, "%d:%d: %s", raw.Ledger, raw.Entry, why)
 			default:
 				var err error
 				if proj != nil {
@@ -522,15 +520,15 @@ func (s *split) decode(ctx context.Context, raw *ledgerfs.Entry, e *message.Entr
 func (s *split) meta(c *value.Vec, k int, raw *ledgerfs.Entry, m *message.Message) {
 	switch k {
 	case colPartition:
-		c.Append(int64(s.p.number))
+		c.AppendInt(int64(s.p.number))
 	case colEventTime:
 		if m.EventTime == 0 {
 			c.AppendNull()
 			return
 		}
-		c.Append(m.EventTime)
+		c.AppendInt(m.EventTime)
 	case colPublishTime:
-		c.Append(m.PublishTime)
+		c.AppendInt(m.PublishTime)
 	case colMessageID:
 		t := append(s.text[:0], '(')
 		t = strconv.AppendInt(t, int64(raw.Ledger), 10)
@@ -538,17 +536,17 @@ func (s *split) meta(c *value.Vec, k int, raw *ledgerfs.Entry, m *message.Messag
 		t = strconv.AppendInt(append(t, ','), int64(max(m.BatchIndex, 0)), 10)
 		t = append(t, ')')
 		s.text = t
-		c.Append(string(t))
+		c.AppendString(string(t))
 	case colSequenceID:
-		c.Append(int64(m.SequenceID))
+		c.AppendInt(int64(m.SequenceID))
 	case colProducer:
-		c.Append(string(m.Entry.Meta.ProducerName))
+		c.AppendString(text(m.Entry.Meta.ProducerName))
 	case colKey:
 		if !m.HasKey || m.NullKey {
 			c.AppendNull()
 			return
 		}
-		c.Append(string(m.Key))
+		c.AppendString(text(m.Key))
 	case colProperties:
 		t := append(s.text[:0], '{')
 		for k, v := range m.Properties() {
@@ -561,32 +559,31 @@ func (s *split) meta(c *value.Vec, k int, raw *ledgerfs.Entry, m *message.Messag
 		}
 		t = append(t, '}')
 		s.text = t
-		c.Append(string(t))
+		c.AppendString(string(t))
 	}
 }
 
+var primitiveSize = [...]int{formBool: 1, formInt8: 1, formInt16: 2, formInt32: 4, formInt64: 8, formFloat: 4, formDouble: 8, formMillis: 8, formAvro: 0}
+
 // primitive appends a value of a schema without fields.
 func primitive(f form, b []byte, c *value.Vec) error {
-	bad := func() error { c.AppendNull(); return errType }
-	size := map[form]int{formBool: 1, formInt8: 1, formInt16: 2, formInt32: 4, formInt64: 8, formFloat: 4, formDouble: 8, formMillis: 8}
-	if n, ok := size[f]; ok && len(b) != n {
-		return bad()
+	if n := primitiveSize[f]; n > 0 && len(b) != n {
+		c.AppendNull()
+		return errType
 	}
 	switch f {
-	case formBytes:
-		c.Append(text(b))
-	case formText:
-		c.Append(text(b))
+	case formBytes, formText:
+		c.AppendString(text(b))
 	case formBool:
 		c.Append(b[0] != 0)
 	case formInt8:
-		c.Append(int64(int8(b[0])))
+		c.AppendInt(int64(int8(b[0])))
 	case formInt16:
-		c.Append(int64(int16(binary.BigEndian.Uint16(b))))
+		c.AppendInt(int64(int16(binary.BigEndian.Uint16(b))))
 	case formInt32:
-		c.Append(int64(int32(binary.BigEndian.Uint32(b))))
+		c.AppendInt(int64(int32(binary.BigEndian.Uint32(b))))
 	case formInt64:
-		c.Append(int64(binary.BigEndian.Uint64(b)))
+		c.AppendInt(int64(binary.BigEndian.Uint64(b)))
 	case formFloat:
 		c.Append(float64(math.Float32frombits(binary.BigEndian.Uint32(b))))
 	case formDouble:
@@ -599,7 +596,7 @@ func primitive(f form, b []byte, c *value.Vec) error {
 		case value.Time:
 			ms -= value.FloorDiv(ms, 86_400_000) * 86_400_000
 		}
-		c.Append(ms)
+		c.AppendInt(ms)
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func (v *Vec) HasNulls() bool {
 	return false
 }
 
-// Grow appends one zero value, not null; the maker sets it.
+// grow appends one zero value, not null; the maker sets it.
 func (v *Vec) grow() {
 	switch v.Type.Store() {
 	case StoreI64:
@@ -82,10 +82,7 @@ func (v *Vec) grow() {
 	case StoreAny:
 		v.Any = append(v.Any, nil)
 	}
-	v.Len++
-	if v.Nulls != nil && len(v.Nulls)*64 < v.Len {
-		v.Nulls = append(v.Nulls, 0)
-	}
+	v.appended()
 }
 
 // AppendNull appends a null row.
@@ -109,10 +106,7 @@ func (v *Vec) AppendFrom(o *Vec, i int) {
 	case StoreAny:
 		v.Any = append(v.Any, o.Any[i])
 	}
-	v.Len++
-	if v.Nulls != nil && len(v.Nulls)*64 < v.Len {
-		v.Nulls = append(v.Nulls, 0)
-	}
+	v.appended()
 }
 
 // CloneStrings makes the rows from row from on own their bytes.
@@ -149,6 +143,31 @@ func cloneAny(a any) any {
 func (v *Vec) Append(a any) {
 	v.grow()
 	v.Set(v.Len-1, a)
+}
+
+// AppendInt appends a value to a column whose store is StoreI64.
+func (v *Vec) AppendInt(x int64) {
+	v.I64 = append(v.I64, x)
+	v.appended()
+}
+
+// AppendString appends a value to a column whose store is StoreStr.
+func (v *Vec) AppendString(s string) {
+	v.Str = append(v.Str, s)
+	v.appended()
+}
+
+// AppendFloat appends a value to a column whose store is StoreF64.
+func (v *Vec) AppendFloat(x float64) {
+	v.F64 = append(v.F64, x)
+	v.appended()
+}
+
+func (v *Vec) appended() {
+	v.Len++
+	if v.Nulls != nil && len(v.Nulls)*64 < v.Len {
+		v.Nulls = append(v.Nulls, 0)
+	}
 }
 
 // Set stores a boxed value as Get gives it: nil, bool, int64, float64, Int128, string, []any or Pairs.
