@@ -247,6 +247,15 @@ func Entry(producer string, sequence uint64, key, value string) []byte {
 	return b
 }
 
+// DelayedEntry is Entry, not to be delivered before at.
+func DelayedEntry(producer string, sequence uint64, key, value string, at time.Time) []byte {
+	b, err := message.AppendSingle(nil, &message.Header{ProducerName: producer, PublishTime: time.Now().UnixMilli(), DeliverAt: at.UnixMilli()}, &message.Outgoing{SequenceID: sequence, Key: key, Value: []byte(value)})
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
 // Batch is a batch of messages with these values as a producer sends it.
 func Batch(producer string, sequence uint64, values ...string) []byte {
 	ms := make([]message.Outgoing, len(values))

@@ -61,14 +61,16 @@ type Queue struct {
 	// MaxUnacked bounds the messages that one consumer holds, MaxUnackedTotal those of all; 0 is no bound. The entry
 	// that reaches the bound may overshoot it.
 	MaxUnacked, MaxUnackedTotal int64
-	// LookAhead bounds the entries that wait before no more new ones are read; 0 means 20 000.
-	LookAhead int
+	// LookAhead bounds the entries that wait before no more new ones are read; 0 means 20 000. MaxDelayed bounds, in the
+	// same way, those that are delayed; 0 means 1 000 000.
+	LookAhead, MaxDelayed int
 
 	// consumers are ordered by priority, then by their coming.
 	consumers []*Consumer
 	// cursor is the index of the consumer whose turn it is, turn what is left of it.
 	cursor, turn int
 	waiting      waitList
+	delayed      delays
 	counts       map[ledgerfs.Position]uint32
 	// holders says for each key other than 0 who holds how many entries of it. Key_Shared only.
 	holders map[int32]holder
@@ -135,6 +137,7 @@ func (q *Queue) Reset() {
 	}
 	q.unacked = 0
 	q.waiting.reset()
+	q.delayed = nil
 	clear(q.counts)
 	clear(q.holders)
 	clear(q.chunks)
@@ -191,11 +194,7 @@ func (q *Queue) Plan(dst []ledgerfs.Position, limit int) (again []ledgerfs.Posit
 	if len(dst) > n {
 		return dst, 0
 	}
-	lookAhead := q.LookAhead
-	if lookAhead == 0 {
-		lookAhead = 20_000
-	}
-	if q.waiting.len() >= lookAhead {
+	if q.waiting.len() >= cmp.Or(q.LookAhead, 20_000) || len(q.delayed) >= cmp.Or(q.MaxDelayed, 1_000_000) {
 		return dst, 0
 	}
 	return dst, limit
@@ -269,6 +268,26 @@ const (
 	// Stale: it was to be dealt again, but no longer waits (it was acknowledged, or the queue was reset).
 	Stale
 )
+
+// Delay keeps a new entry until Due is called with a time of at least at.
+func (q *Queue) Delay(e Entry, at int64) { q.delayed.push(delay{at, wait{e.Position, e.Key}}) }
+
+// Delayed is the number of entries that are kept until their time.
+func (q *Queue) Delayed() int { return len(q.delayed) }
+
+// Due has the entries whose time has come by now wait to be dealt, and says when the next one's will: 0 if there is none.
+func (q *Queue) Due(now int64) (next int64) {
+	var due []wait
+	for len(q.delayed) > 0 && q.delayed[0].at <= now {
+		due = append(due, q.delayed.pop())
+	}
+	q.waiting.merge(due)
+	if len(q.delayed) == 0 {
+		q.delayed = nil
+		return 0
+	}
+	return q.delayed[0].at
+}
 
 // Deal offers a new entry, in log order.
 func (q *Queue) Deal(e Entry) (*Consumer, Outcome) {
@@ -447,6 +466,54 @@ func (q *Queue) AckedThrough(p ledgerfs.Position) {
 		}
 	}
 	q.waiting.removeThrough(p)
+}
+
+// delays is a heap of entries by their time, then by position.
+type delays []delay
+
+type delay struct {
+	at int64
+	wait
+}
+
+func (d delays) less(i, j int) bool {
+	return d[i].at < d[j].at || d[i].at == d[j].at && d[i].pos.Less(d[j].pos)
+}
+
+func (d *delays) push(x delay) {
+	h := append(*d, x)
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.less(i, up) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+	*d = h
+}
+
+func (d *delays) pop() wait {
+	h := *d
+	top := h[0].wait
+	n := len(h) - 1
+	h[0] = h[n]
+	h = h[:n]
+	for i := 0; ; {
+		least := i
+		for _, down := range []int{2*i + 1, 2*i + 2} {
+			if down < n && h.less(down, least) {
+				least = down
+			}
+		}
+		if least == i {
+			break
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
+	*d = h
+	return top
 }
 
 // A waitList is a set of positions in log order, with their keys.

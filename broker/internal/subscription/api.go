@@ -6,7 +6,8 @@
 // Every message of the topic after the subscription's cursor is delivered until it is acknowledged; nothing is
 // delivered twice except after a redelivery request, a seek, a lost consumer or a crash. Exclusive and Failover
 // deliver in log order; Key_Shared delivers the entries of one key in log order, also while consumers come and go;
-// Shared delivers redelivered entries before new ones. A consumer is never sent more messages than it has permits
+// Shared delivers redelivered entries before new ones. Both hold back a message until its deliver_at_time, never less;
+// Exclusive and Failover do not. A consumer is never sent more messages than it has permits
 // for, save that the last entry, a batch, may overshoot.
 //
 // # Goroutines

@@ -81,6 +81,7 @@ func (s *Subscription) plan(r *round) bool {
 	if s.workLocked() {
 		r.from = s.mu.read
 		if q := s.mu.queue; q != nil {
+			s.dueLocked()
 			q.Round()
 			r.again, r.limit = q.Plan(r.again, maxRoundEntries)
 		} else {
@@ -245,7 +246,34 @@ func (s *Subscription) dealActiveLocked(r *round) {
 	}
 }
 
+// dueLocked has delayed messages whose time has come dealt, and a timer wake the subscription for the next one.
+func (s *Subscription) dueLocked() {
+	if s.mu.queue == nil || s.mu.queue.Delayed() == 0 {
+		return
+	}
+	now := time.Now()
+	next := s.mu.queue.Due(now.UnixMilli())
+	if next == 0 || next == s.mu.dueAt {
+		return
+	}
+	s.mu.dueAt = next
+	if s.mu.timer != nil {
+		s.mu.timer.Stop()
+	}
+	s.mu.timer = time.AfterFunc(time.UnixMilli(next).Sub(now), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.mu.dueAt == next {
+			s.mu.dueAt = 0
+			s.dueLocked()
+			s.wakeLocked()
+		}
+	})
+}
+
 func (s *Subscription) dealNewLocked(r *round) {
+	now := time.Now().UnixMilli()
+	defer s.dueLocked()
 	for i := range r.entries {
 		e := &r.entries[i]
 		p := ledgerfs.Position{Ledger: e.Ledger, Entry: e.Entry}
@@ -254,6 +282,11 @@ func (s *Subscription) dealNewLocked(r *round) {
 			continue
 		}
 		n, set := s.messages(r, p)
+		if m := &r.meta.Meta; m.HasDeliverAt && m.DeliverAt > now {
+			s.mu.queue.Delay(s.entry(r, p, n), m.DeliverAt)
+			s.mu.read = p.Next()
+			continue
+		}
 		place, out := s.mu.queue.Deal(s.entry(r, p, n))
 		if out == dispatch.Refused {
 			break

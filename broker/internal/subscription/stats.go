@@ -39,6 +39,7 @@ func (s *Subscription) Stats() Stats {
 	if s.mu.queue != nil {
 		st.Unacked = int(s.mu.queue.Unacked())
 		st.InReplay = s.mu.queue.Waiting()
+		st.Delayed = int64(s.mu.queue.Delayed())
 	}
 	if s.mu.active != nil {
 		st.ActiveConsumer = s.mu.active.Name()

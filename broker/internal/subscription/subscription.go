@@ -82,6 +82,9 @@ type Subscription struct {
 		// retry is set while reading rests because it has failed, failures times in a row.
 		retry    *time.Timer
 		failures int
+		// timer wakes the subscription at dueAt, in ms since 1970, when the first delayed message falls due.
+		timer *time.Timer
+		dueAt int64
 		// seeking is closed when the seek that is under way ends.
 		seeking chan struct{}
 		closed  bool
@@ -333,6 +336,9 @@ func (s *Subscription) closeLocked() {
 	s.mu.active, s.mu.queue = nil, nil
 	if s.mu.retry != nil {
 		s.mu.retry.Stop()
+	}
+	if s.mu.timer != nil {
+		s.mu.timer.Stop()
 	}
 }
 

@@ -618,3 +618,53 @@ func TestSkipAndExpire(t *testing.T) {
 		expect(t, c, "new")
 	})
 }
+
+// Delayed messages come at their time, to the millisecond, in the order of their times, and do not hold up others.
+func TestDelayedMessagesComeAtTheirTime(t *testing.T) {
+	for _, typ := range []subscription.Type{subscription.Shared, subscription.KeyShared} {
+		t.Run(typ.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, d *brokertest.Domain) {
+				tp := d.Topic("t")
+				p := produce(t, tp)
+				start := time.Now()
+				for i, s := range []int{5, 2, 9, 2} {
+					p.SendEntry(brokertest.DelayedEntry(p.Name(), uint64(i), fmt.Sprint("k", i), fmt.Sprint(s, "s"), start.Add(time.Duration(s)*time.Second)), 1)
+				}
+				synctest.Wait()
+				c := subscribe(t, tp, request(typ), 100)
+				send(t, p, "now")
+				expect(t, c, "now")
+				if st := tp.Stats().Subscriptions[0]; st.Delayed != 4 || st.Backlog != 5 {
+					t.Fatalf("delayed %d, backlog %d", st.Delayed, st.Backlog)
+				}
+				time.Sleep(time.Until(start.Add(2*time.Second - time.Millisecond)))
+				expect(t, c)
+				time.Sleep(time.Millisecond)
+				expect(t, c, "2s", "2s")
+				time.Sleep(3 * time.Second)
+				expect(t, c, "5s")
+				// They survive who waits for them.
+				c.Close()
+				c = subscribe(t, tp, request(typ), 100)
+				synctest.Wait()
+				if got := len(c.Take()); got != 4 {
+					t.Fatalf("%d messages came back", got)
+				}
+				time.Sleep(4 * time.Second)
+				expect(t, c, "9s")
+				if st := tp.Stats().Subscriptions[0]; st.Delayed != 0 {
+					t.Fatalf("%d are still delayed", st.Delayed)
+				}
+			})
+		})
+	}
+}
+
+func TestExclusiveDoesNotDelay(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		tp := d.Topic("t")
+		p := produce(t, tp)
+		p.SendEntry(brokertest.DelayedEntry(p.Name(), 0, "", "x", time.Now().Add(time.Hour)), 1)
+		expect(t, subscribe(t, tp, request(subscription.Exclusive), 100), "x")
+	})
+}
