@@ -39,6 +39,8 @@ const format = 1
 // ErrStale says that the index belongs to another store or format, or is damaged: it must be rebuilt.
 var ErrStale = errors.New("index must be rebuilt")
 
+var errFailed = errors.New("index has failed")
+
 // An Index is an open index. Its methods may be called by any goroutine, those that change it by one at a
 // time.
 type Index struct {
@@ -182,15 +184,27 @@ func (x *Index) Flush() error {
 	case <-x.bg:
 	default:
 	}
-	done, err := x.db.AsyncFlush()
-	if err == nil {
-		select {
-		case <-done:
-			return nil
-		case err = <-x.bg:
-		case <-x.stop.over:
-			err = errors.New("index has failed")
+	done := make(chan error, 1)
+	go func() {
+		flushed, err := x.db.AsyncFlush()
+		if err == nil {
+			select {
+			case <-flushed:
+			case err = <-x.bg:
+			case <-x.stop.over:
+				err = errFailed
+			}
 		}
+		done <- err
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-x.stop.over:
+		err = errFailed
+	}
+	if err == nil {
+		return nil
 	}
 	return fmt.Errorf("flush index: %w", err)
 }
