@@ -205,7 +205,7 @@ func (c *core) append(e event, fx *effects) {
 	case c.state == coreFailing:
 		c.rejectWhileFailing(fx)
 	case c.state == coreIdle:
-		if e.now < c.retryAt && !c.creating {
+		if c.tooSoon(e.now) && !c.creating {
 			c.failUnsent(c.lastErr, fx)
 			return
 		}
@@ -401,6 +401,11 @@ func (c *core) created(e event, fx *effects) {
 	}
 }
 
+// tooSoon reports whether the last attempt to create a ledger has failed a moment ago. Clocks may be set back.
+func (c *core) tooSoon(now int64) bool {
+	return now < c.retryAt && now >= c.retryAt-retryDelay
+}
+
 func createError(err error) error {
 	if errors.Is(err, ledgerfs.ErrNoSpace) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
@@ -422,7 +427,7 @@ func (c *core) wantCreate(now int64, fx *effects) {
 	if c.creating || c.closing || c.standby != 0 || c.stop != nil {
 		return
 	}
-	if c.state == coreIdle && c.unsent != nil || c.state == coreOpen && c.rollDue(now) && now >= c.retryAt {
+	if c.state == coreIdle && c.unsent != nil || c.state == coreOpen && c.rollDue(now) && !c.tooSoon(now) {
 		c.creating = true
 		fx.create = true
 	}

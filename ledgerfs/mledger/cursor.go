@@ -13,6 +13,7 @@ import (
 	"github.com/daybook/daybook/ledgerfs"
 	"github.com/daybook/daybook/ledgerfs/chain"
 	"github.com/daybook/daybook/raftmeta"
+	"golang.org/x/sync/semaphore"
 )
 
 // A Cursor is how far one subscription has acknowledged a topic: everything up to the mark-delete position, and
@@ -42,7 +43,7 @@ type delta struct {
 
 // cursorSet is the durable cursors of a topic, and their ledger.
 type cursorSet struct {
-	admin sync.Mutex // creation, deletion and properties: held over metadata commits, before metaMu
+	admin *semaphore.Weighted // of 1, a lock: creation, deletion and properties: held over metadata commits, before metaMu
 
 	mu     sync.Mutex
 	byName []*Cursor // sorted
@@ -170,8 +171,10 @@ func (s *cursorSet) wait(ctx context.Context, l *Ledger) error {
 
 // OpenCursor is the durable cursor of that name, created at start with the properties if it does not exist.
 func (l *Ledger) OpenCursor(ctx context.Context, name string, from Start, props map[string]string) (c *Cursor, created bool, err error) {
-	l.cursors.admin.Lock()
-	defer l.cursors.admin.Unlock()
+	if err := l.cursors.admin.Acquire(ctx, 1); err != nil {
+		return nil, false, err
+	}
+	defer l.cursors.admin.Release(1)
 	if c := l.Cursor(name); c != nil {
 		return c, false, nil
 	}
@@ -252,8 +255,10 @@ func (l *Ledger) NewReaderCursor(name string, from Start) *Cursor {
 
 // DeleteCursor removes a durable cursor, at once and for good. ErrNotFound if there is none.
 func (l *Ledger) DeleteCursor(ctx context.Context, name string) error {
-	l.cursors.admin.Lock()
-	defer l.cursors.admin.Unlock()
+	if err := l.cursors.admin.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer l.cursors.admin.Release(1)
 	if l.Cursor(name) == nil {
 		return fmt.Errorf("delete cursor %q of %v: %w", name, l.name, ErrNotFound)
 	}
@@ -493,8 +498,10 @@ func (c *Cursor) SetProperties(ctx context.Context, props map[string]string) err
 		c.unlock()
 		return nil
 	}
-	c.l.cursors.admin.Lock()
-	defer c.l.cursors.admin.Unlock()
+	if err := c.l.cursors.admin.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer c.l.cursors.admin.Release(1)
 	c.lock()
 	next := Cursor{name: c.name, id: c.id, created: c.created, props: props}
 	next.acks.markDelete = c.acks.markDelete

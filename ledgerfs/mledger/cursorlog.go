@@ -49,7 +49,7 @@ func (s *cursorSet) flush(l *Ledger) {
 		return // an entry under way has the topic queued again when it is done
 	}
 	now := l.f.cfg.Clock()
-	if now < s.log.retryAt {
+	if now < s.log.retryAt && now >= s.log.retryAt-s.log.backoff { // clocks may be set back
 		s.requeue(l)
 		return
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/daybook/daybook/ledgerfs/ledger"
 	"github.com/daybook/daybook/ledgerfs/topicname"
 	"github.com/daybook/daybook/raftmeta"
+	"golang.org/x/sync/semaphore"
 )
 
 // A Factory opens topics. It may be used by any goroutine.
@@ -160,7 +161,8 @@ func (f *Factory) open(ctx context.Context, n topicname.Name, o Options, create 
 }
 
 func (f *Factory) load(ctx context.Context, n topicname.Name, o Options, create bool) (*Ledger, error) {
-	l := &Ledger{f: f, name: n, key: chain.Key(n)}
+	l := &Ledger{f: f, name: n, key: chain.Key(n), metaMu: semaphore.NewWeighted(1)}
+	l.cursors.admin = semaphore.NewWeighted(1)
 	rand.Read(l.owner[:])
 	rec, err := f.takeOver(ctx, l, o, create)
 	if err != nil {

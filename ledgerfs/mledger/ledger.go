@@ -13,11 +13,12 @@ import (
 	"github.com/daybook/daybook/ledgerfs/chain"
 	"github.com/daybook/daybook/ledgerfs/ledger"
 	"github.com/daybook/daybook/ledgerfs/topicname"
+	"golang.org/x/sync/semaphore"
 )
 
 // A Ledger is a topic that this process owns. All methods may be called by any goroutine.
 //
-// Locks, in this order: metaMu (held over metadata commits), sendMu (held over bookies' Add), cursors.mu, mu. A
+// Locks, in this order: cursors.admin and metaMu (held over metadata commits), sendMu (held over bookies' Add), cursors.mu, mu. A
 // completion takes mu only.
 type Ledger struct {
 	f           *Factory
@@ -29,8 +30,8 @@ type Ledger struct {
 	cancel      context.CancelFunc
 	background  sync.WaitGroup
 
-	metaMu sync.Mutex
-	stored *chain.Record // as committed last; guarded by metaMu
+	metaMu *semaphore.Weighted // of 1: a lock whose waiters can give up
+	stored *chain.Record       // as committed last; guarded by metaMu
 
 	sendMu sync.Mutex // the order of appends
 
@@ -529,9 +530,11 @@ func (l *Ledger) Delete(ctx context.Context) error {
 	if err := l.quiesce(ctx, fmt.Errorf("%w: topic is being deleted", ErrFenced)); err != nil {
 		return fmt.Errorf("delete %v: %w", l.name, err)
 	}
-	l.metaMu.Lock()
-	err := l.f.remove(ctx, l.name, l.stored.Clone(), l.owner)
-	l.metaMu.Unlock()
+	err := l.metaMu.Acquire(ctx, 1)
+	if err == nil {
+		err = l.f.remove(ctx, l.name, l.stored.Clone(), l.owner)
+		l.metaMu.Release(1)
+	}
 	if err != nil {
 		return fmt.Errorf("delete %v: %w", l.name, err)
 	}

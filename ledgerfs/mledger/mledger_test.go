@@ -24,7 +24,14 @@ type world struct {
 	t     testing.TB
 	store *metatest.Store
 	*ledgertest.Cluster
-	now atomic.Int64
+	now atomic.Int64 // ms since 1970; 0: the system's clock
+}
+
+func (w *world) clock() int64 {
+	if now := w.now.Load(); now > 0 {
+		return now
+	}
+	return time.Now().UnixMilli()
 }
 
 func newWorld(t testing.TB, bookies int) *world {
@@ -55,9 +62,8 @@ type process struct {
 var quiet = slog.New(slog.DiscardHandler)
 
 func (w *world) start(change ...func(*Config)) *process {
-	clock := func() int64 { return w.now.Load() }
-	c := ledger.New(ledger.Config{Store: w.store, Bookies: w, Clock: clock, Logger: quiet, AddTimeout: 2 * time.Second, CallTimeout: time.Second})
-	cfg := Config{Client: c, Store: w.store, Logger: quiet, Clock: clock, FlushInterval: 5 * time.Millisecond}
+	c := ledger.New(ledger.Config{Store: w.store, Bookies: w, Clock: w.clock, Logger: quiet, AddTimeout: 2 * time.Second, CallTimeout: time.Second})
+	cfg := Config{Client: c, Store: w.store, Logger: quiet, Clock: w.clock, FlushInterval: 5 * time.Millisecond}
 	for _, f := range change {
 		f(&cfg)
 	}

@@ -24,8 +24,10 @@ func (l *Ledger) record() *chain.Record {
 // update commits a change of the topic's record, together with ops. It fails with ErrFenced if somebody else
 // has changed the record. Edit may be called more than once, on different copies of the record.
 func (l *Ledger) update(ctx context.Context, edit func(*chain.Record), ops ...raftmeta.Op) error {
-	l.metaMu.Lock()
-	defer l.metaMu.Unlock()
+	if err := l.metaMu.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer l.metaMu.Release(1)
 	next := l.stored.Clone()
 	edit(next)
 	rev, err := commitRecord(ctx, l.f.cfg.Store, l.key, next, l.stored.Rev, ops)
@@ -102,8 +104,10 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // link creates a ledger and enters it into the record, in one transaction.
 func (l *Ledger) link(ctx context.Context, o ledger.Options, edit func(r *chain.Record, id ledgerfs.LedgerID, now int64), ops ...raftmeta.Op) (*ledger.Writer, error) {
-	l.metaMu.Lock()
-	defer l.metaMu.Unlock()
+	if err := l.metaMu.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer l.metaMu.Release(1)
 	now := l.f.cfg.Clock()
 	o.After = l.stored.CursorLedger
 	if n := len(l.stored.Ledgers); n > 0 {
@@ -151,8 +155,10 @@ func dropper(id ledgerfs.LedgerID) func(*chain.Record) {
 // guarded commits ops if the record is still the one this owner wrote: how cursors' records are changed. The
 // operations must be such that applying them twice does no harm.
 func (l *Ledger) guarded(ctx context.Context, ops ...raftmeta.Op) error {
-	l.metaMu.Lock()
-	defer l.metaMu.Unlock()
+	if err := l.metaMu.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer l.metaMu.Release(1)
 	txn := raftmeta.Txn{If: []raftmeta.Cond{raftmeta.ModIs(l.key, l.stored.Rev)}, Then: ops}
 	for wait := time.Millisecond; ; wait = min(2*wait, time.Second) {
 		r, err := l.f.cfg.Store.Commit(ctx, txn)
