@@ -161,7 +161,11 @@ func (s *Server) session(r *http.Request) (engine.Session, error) {
 	if err != nil {
 		return engine.Session{}, err
 	}
-	return engine.Session{User: user, Catalog: strings.ToLower(header(r, "Catalog")), Schema: header(r, "Schema"), TimeZone: header(r, "Time-Zone"),
+	zone := header(r, "Time-Zone")
+	if z := props["time_zone_id"]; z != "" { // what SET TIME ZONE left in the session
+		zone = z
+	}
+	return engine.Session{User: user, Catalog: strings.ToLower(header(r, "Catalog")), Schema: header(r, "Schema"), TimeZone: zone,
 		Source: header(r, "Source"), Properties: props, Prepared: prepared}, nil
 }
 
