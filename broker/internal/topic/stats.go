@@ -17,7 +17,7 @@ func (t *Topic) Stats() Stats {
 		MsgIn:           t.msgIn.Count(), BytesIn: t.bytesIn.Count(),
 		StorageSize: t.ledger.Bytes(),
 		Owner:       t.cfg.Owner,
-		Created:     t.loaded,
+		Created:     time.UnixMilli(t.ledger.Fence().Record.Created),
 		Terminated:  t.ledger.Terminated(),
 	}
 	if st.MsgIn > 0 {
