@@ -167,8 +167,9 @@ func (fc *face) startLocked() *run {
 		return fc.mu.run
 	}
 	r := &run{done: make(chan struct{})}
-	t := fc.file.tree
-	if !t.goRun(func(ctx context.Context) {
+	fc.file.hold()
+	if !fc.file.tree.goRun(func(ctx context.Context) {
+		defer fc.file.release()
 		r.err = fc.count(ctx)
 		fc.mu.Lock()
 		fc.mu.run = nil
@@ -177,6 +178,7 @@ func (fc *face) startLocked() *run {
 	}) {
 		r.err = errClosed
 		close(r.done)
+		fc.file.release() // not the last: the caller is within a call
 		return r
 	}
 	fc.mu.run = r
@@ -419,6 +421,7 @@ func (fc *face) readAt(ctx context.Context, dst []byte, gen uint64, off int64, n
 	if !ok {
 		return dst, x, fmt.Errorf("read %s of %s at %d: %w", viewName(fc.view), fc.file.name, off, ESTALE)
 	}
+	dst = slices.Grow(dst, int(want-off))
 	r := fc.file.tree.renderer(fc.file, x.fence)
 	defer r.release()
 	pos, cur := ledgerfs.Position{Ledger: seg.ledger, Entry: from.entry}, seg.base+from.off
@@ -437,15 +440,24 @@ func (fc *face) readAt(ctx context.Context, dst []byte, gen uint64, off int64, n
 					return dst, x, fc.mismatch(cur)
 				}
 			}
-			text, err := r.text(ctx, fc.view, e)
+			start := cur
+			if cur >= off {
+				n := len(dst)
+				if dst, err = r.appendText(ctx, dst, fc.view, e); err == nil {
+					cur += int64(len(dst) - n)
+					dst = dst[:len(dst)-int(max(cur-want, 0))]
+				}
+			} else if r.buf, err = r.appendText(ctx, r.buf[:0], fc.view, e); err == nil {
+				cur += int64(len(r.buf))
+				if cur > off {
+					dst = append(dst, r.buf[off-start:min(want, cur)-start]...)
+				}
+			}
 			if err != nil {
 				return dst, x, fmt.Errorf("read %s of %s at %s: %w", viewName(fc.view), fc.file.name, position(e), err)
 			}
-			if lo, hi := max(off-cur, 0), min(want-cur, int64(len(text))); lo < hi {
-				dst = append(dst, text[lo:hi]...)
-			}
-			fc.passed(seg, cur, e.Entry, cur+int64(len(text)) >= want)
-			if cur += int64(len(text)); cur >= want {
+			fc.passed(seg, start, e.Entry, cur >= want)
+			if cur >= want {
 				break
 			}
 		}

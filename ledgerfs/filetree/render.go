@@ -29,7 +29,7 @@ type renderer struct {
 	fence chain.Fence
 	entry message.Entry
 	dec   message.Decoder
-	buf   []byte
+	buf   []byte // scratch for the user of the renderer
 	// publishTime is the publish time of the entry that was rendered last, in ms.
 	publishTime int64
 }
@@ -55,23 +55,22 @@ func (r *renderer) release() {
 // nextIndex is the index in the topic after the last message of the entry that was rendered last; 0 if unknown.
 func (r *renderer) nextIndex() int64 { return r.entry.Broker.Index + 1 }
 
-// text is the entry's text: valid until the next call. It fails only where other chunks cannot be read.
-func (r *renderer) text(ctx context.Context, v View, e *ledgerfs.Entry) ([]byte, error) {
+// appendText appends the entry's text. It fails only where other chunks cannot be read.
+func (r *renderer) appendText(ctx context.Context, dst []byte, v View, e *ledgerfs.Entry) ([]byte, error) {
 	if err := r.load(ctx, e); err != nil {
-		return nil, err
+		return dst, err
 	}
-	r.buf = r.buf[:0]
 	for m := range r.dec.Shown(&r.entry) {
 		if v == ViewLine {
-			r.buf = message.AppendLine(r.buf, m)
+			dst = message.AppendLine(dst, m)
 		} else {
-			r.buf = message.AppendNDJSON(r.buf, position(e), m, nil)
+			dst = message.AppendNDJSON(dst, position(e), m, nil)
 		}
 	}
-	return r.buf, nil
+	return dst, nil
 }
 
-// length is the number of bytes of text.
+// length is the number of bytes that appendText appends.
 func (r *renderer) length(ctx context.Context, v View, e *ledgerfs.Entry) (int64, error) {
 	if err := r.load(ctx, e); err != nil {
 		return 0, err

@@ -148,6 +148,8 @@ func (t *Tree) goRun(fn func(ctx context.Context)) bool {
 }
 
 // A file is a topic that somebody asked for.
+//
+// Locks are taken in the order face, tree, file, watcher; a file's ref is taken last.
 type file struct {
 	tree   *Tree
 	name   topicname.Name
@@ -162,10 +164,68 @@ type file struct {
 
 	mu struct {
 		sync.Mutex
-		closed  bool
 		faces   [chain.NumViews]*face
 		watches []*watch
 	}
+	// ref counts the calls and counts under way: the topic is closed after the last of them.
+	ref struct {
+		sync.Mutex
+		n      int
+		closed bool // no more are let in
+	}
+}
+
+// acquire lets a call in; false if the file was closed. release ends it.
+func (f *file) acquire() bool {
+	f.ref.Lock()
+	defer f.ref.Unlock()
+	if f.ref.closed {
+		return false
+	}
+	f.ref.n++
+	return true
+}
+
+// hold is acquire for who is within a call already.
+func (f *file) hold() {
+	f.ref.Lock()
+	defer f.ref.Unlock()
+	f.ref.n++
+}
+
+func (f *file) release() {
+	f.ref.Lock()
+	f.ref.n--
+	last := f.ref.closed && f.ref.n == 0
+	f.ref.Unlock()
+	if last {
+		f.end()
+	}
+}
+
+// close lets nobody in any more.
+func (f *file) close() {
+	f.ref.Lock()
+	last := !f.ref.closed && f.ref.n == 0
+	f.ref.closed = true
+	f.ref.Unlock()
+	if last {
+		f.end()
+	}
+}
+
+// end gives up the topic; it is called once.
+func (f *file) end() {
+	if f.topic != nil {
+		f.stop()
+		f.topic.Close()
+	}
+}
+
+func (f *file) isClosed() bool {
+	f.ref.Lock()
+	defer f.ref.Unlock()
+	return f.ref.closed
 }
 
 func (f *file) ino(v View) uint64 {
@@ -183,55 +243,62 @@ func (f *file) face(v View) *face {
 	return f.mu.faces[v]
 }
 
-// open finds the open topic of that name, or opens it.
+// open finds the open topic of that name, or opens it, and acquires it: the caller releases it.
 func (t *Tree) open(ctx context.Context, name topicname.Name) (*file, error) {
-	t.mu.Lock()
-	f := t.mu.files[name]
-	if f == nil && !t.mu.closed {
-		f = &file{tree: t, name: name, opened: make(chan struct{})}
-		f.used.Store(time.Now().UnixNano())
-		t.mu.files[name] = f
-		if t.mu.sweep == nil {
-			t.mu.sweep = time.AfterFunc(t.idle/4, t.evict)
+	for {
+		t.mu.Lock()
+		f := t.mu.files[name]
+		if f == nil && !t.mu.closed {
+			f = &file{tree: t, name: name, opened: make(chan struct{})}
+			f.ref.n = 1 // load's
+			f.used.Store(time.Now().UnixNano())
+			t.mu.files[name] = f
+			if t.mu.sweep == nil {
+				t.mu.sweep = time.AfterFunc(t.idle/4, t.evict)
+			}
+			t.wg.Go(func() { t.load(f) })
+			if len(t.mu.files) > t.maxFiles {
+				t.wg.Go(t.evict)
+			}
 		}
-		t.wg.Go(func() { t.load(f) })
-		if len(t.mu.files) > t.maxFiles {
-			t.wg.Go(t.evict)
+		t.mu.Unlock()
+		if f == nil {
+			return nil, errClosed
 		}
+		select {
+		case <-f.opened:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if f.err != nil {
+			return nil, f.err
+		}
+		if f.acquire() {
+			f.used.Store(time.Now().UnixNano())
+			return f, nil
+		}
+		// Closed meanwhile, and forgotten before that.
 	}
-	t.mu.Unlock()
-	if f == nil {
-		return nil, errClosed
-	}
-	select {
-	case <-f.opened:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if f.err != nil {
-		return nil, f.err
-	}
-	f.used.Store(time.Now().UnixNano())
-	return f, nil
 }
 
 // load opens f's topic. It runs for all who wait, whether or not the first of them still does.
 func (t *Tree) load(f *file) {
+	defer f.release()
 	ctx, cancel := context.WithTimeout(t.ctx, openTimeout)
 	defer cancel()
 	topic, err := t.topics.Open(ctx, f.name)
-	if err != nil {
-		t.mu.Lock()
-		if t.mu.files[f.name] == f {
-			delete(t.mu.files, f.name)
-		}
-		t.mu.Unlock()
-		f.err = fmt.Errorf("open %s: %w", f.name, err)
+	if err == nil {
+		f.topic = topic
+		f.stop = topic.Notify(f.kick)
 		close(f.opened)
 		return
 	}
-	f.topic = topic
-	f.stop = topic.Notify(f.kick)
+	t.mu.Lock()
+	if t.mu.files[f.name] == f {
+		delete(t.mu.files, f.name)
+	}
+	t.mu.Unlock()
+	f.err = fmt.Errorf("open %s: %w", f.name, err)
 	close(f.opened)
 }
 
@@ -243,23 +310,6 @@ func (t *Tree) drop(f *file) {
 	}
 	t.mu.Unlock()
 	f.close()
-}
-
-func (f *file) close() {
-	select {
-	case <-f.opened:
-	case <-f.tree.ctx.Done():
-		<-f.opened // load gives up at once
-	}
-	f.mu.Lock()
-	closed := f.mu.closed
-	f.mu.closed = true
-	f.mu.Unlock()
-	if closed || f.err != nil {
-		return
-	}
-	f.stop()
-	f.topic.Close()
 }
 
 // evict drops the files that nobody watches and nobody asked for in a while, and, above the bound on their
@@ -277,21 +327,12 @@ func (t *Tree) evict() {
 	}
 	n := len(t.mu.files)
 	for _, f := range t.mu.files {
-		select {
-		case <-f.opened:
-		default:
-			continue
-		}
 		f.mu.Lock()
 		busy := len(f.mu.watches) > 0
-		for _, fc := range f.mu.faces {
-			if fc != nil {
-				fc.mu.Lock()
-				busy = busy || fc.mu.run != nil
-				fc.mu.Unlock()
-			}
-		}
 		f.mu.Unlock()
+		f.ref.Lock()
+		busy = busy || f.ref.n > 0
+		f.ref.Unlock()
 		if !busy {
 			cold = append(cold, idle{f, f.used.Load()})
 		}
@@ -367,12 +408,13 @@ func (t *Tree) work() {
 func (f *file) feed() {
 	f.nextFeed.Store(time.Now().Add(notifyInterval).UnixNano())
 	f.dirty.Store(false) // from here on another notification counts
-	f.mu.Lock()
-	faces, closed := f.mu.faces, f.mu.closed
-	f.mu.Unlock()
-	if closed {
+	if !f.acquire() {
 		return
 	}
+	defer f.release()
+	f.mu.Lock()
+	faces := f.mu.faces
+	f.mu.Unlock()
 	for _, fc := range faces {
 		if fc == nil {
 			continue
@@ -430,16 +472,17 @@ func (t *Tree) with(ctx context.Context, p Path, fn func(fc *face) error) error 
 		if err != nil {
 			return err
 		}
-		err = fn(f.face(p.View))
-		if err == nil || !gone(err) {
-			return err
+		lost := false
+		if err = fn(f.face(p.View)); err != nil && gone(err) {
+			// A trimmed offset is ESTALE too, and its topic is well.
+			_, ferr := f.topic.Fence(ctx)
+			lost = ferr != nil && gone(ferr)
 		}
-		// A trimmed offset is ESTALE too, and its topic is well.
-		if _, ferr := f.topic.Fence(ctx); ferr == nil || !gone(ferr) {
-			return err
+		if lost {
+			t.drop(f)
 		}
-		t.drop(f)
-		if try == 1 {
+		f.release()
+		if !lost || try == 1 {
 			return err
 		}
 	}

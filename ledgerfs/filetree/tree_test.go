@@ -349,8 +349,7 @@ func TestTextGoesOnWhereACountedLedgerWasRemoved(t *testing.T) {
 		t.Errorf("read = %q, %v", got, err)
 	}
 	// Of what was removed before it was counted nobody knows how long it was: another text begins.
-	topic.PublishUnseen("four")
-	topic.RollAndTrim("five")
+	topic.RollAndTrim("five", "four")
 	c, err := tree.Stat(t.Context(), path)
 	if err != nil || c.Gen == a.Gen || c.Size() != 5 {
 		t.Fatalf("stat = %+v, %v, want 5 bytes of another generation", c, err)

@@ -70,6 +70,7 @@ func (w *Watcher) Add(ctx context.Context, path string, end int64, gen uint64) e
 	if err != nil {
 		return err
 	}
+	defer f.release()
 	x := &watch{w: w, path: path, view: p.View, file: f}
 	x.reported.End, x.reported.Gen = end, gen
 	w.mu.Lock()
@@ -91,17 +92,9 @@ func (w *Watcher) Add(ctx context.Context, path string, end int64, gen uint64) e
 		old.detach()
 	}
 	f.mu.Lock()
-	closed := f.mu.closed
-	if !closed {
-		f.mu.watches = append(f.mu.watches, x)
-	}
+	f.mu.watches = append(f.mu.watches, x)
 	f.mu.Unlock()
-	fc := f.face(p.View)
-	if closed {
-		x.changed()
-		return nil
-	}
-	if e := fc.extent(); e.gen != gen || e.end != end {
+	if e := f.face(p.View).extent(); e.gen != gen || e.end != end || f.isClosed() {
 		x.changed()
 	}
 	f.kick() // counts a face that was not counted yet, and what came between
@@ -198,11 +191,13 @@ func (w *Watcher) Next(ctx context.Context) ([]Growth, error) {
 
 // report is what there is to say about a watch now, if anything.
 func (x *watch) report() (Growth, bool) {
-	x.file.mu.Lock()
-	gone := x.file.mu.closed
-	x.file.mu.Unlock()
-	if gone {
-		x.w.Remove(x.path)
+	if x.file.isClosed() {
+		x.w.mu.Lock()
+		if x.w.mu.watches[x.path] == x {
+			delete(x.w.mu.watches, x.path)
+		}
+		x.w.mu.Unlock()
+		x.detach()
 		return Growth{Path: x.path, Gone: true}, true
 	}
 	fc := x.file.face(x.view)

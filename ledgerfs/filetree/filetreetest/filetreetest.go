@@ -155,16 +155,13 @@ func (t *Topic) Publish(values ...string) {
 	t.notify()
 }
 
-// PublishUnseen is Publish of one value without telling anybody.
-func (t *Topic) PublishUnseen(v string) {
+// RollAndTrim does all in one step: it publishes unseen values, closes the ledger, begins another with the message v,
+// and removes all but that.
+func (t *Topic) RollAndTrim(v string, unseen ...string) {
 	t.node.mu.Lock()
-	defer t.node.mu.Unlock()
-	t.publishLocked([]byte(v))
-}
-
-// RollAndTrim closes the present ledger, begins another with one message, and removes all but that, in one step.
-func (t *Topic) RollAndTrim(v string) {
-	t.node.mu.Lock()
+	for _, u := range unseen {
+		t.publishLocked([]byte(u))
+	}
 	if n := len(t.ledgers); n > 0 {
 		t.ledgers[n-1].closed = true
 	}
