@@ -7,6 +7,7 @@ import (
 
 	"github.com/daybook/daybook/ledgerfs"
 	"github.com/daybook/daybook/ledgerfs/ledger"
+	"github.com/daybook/daybook/raftmeta"
 )
 
 // A core decides everything about a topic's appends: position and index of each, when ledgers begin and end,
@@ -194,7 +195,8 @@ func (c *core) pop() *Append {
 }
 
 func (c *core) append(e event, fx *effects) {
-	if e.a.Since != 0 && e.a.Since != uint64(c.failures)+1 {
+	// While failing it is rejected in its turn; later, those of its caller before it have been completed.
+	if e.a.Since != 0 && e.a.Since != uint64(c.failures)+1 && c.state != coreFailing {
 		fx.done(e.a, fmt.Errorf("%w: another has failed meanwhile", ErrRejected))
 		return
 	}
@@ -407,7 +409,7 @@ func (c *core) tooSoon(now int64) bool {
 }
 
 func createError(err error) error {
-	if errors.Is(err, ledgerfs.ErrNoSpace) {
+	if errors.Is(err, ledgerfs.ErrNoSpace) || errors.Is(err, raftmeta.ErrNoSpace) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return fmt.Errorf("%w: no ledger to write to: %w", ErrRejected, err)

@@ -275,15 +275,8 @@ func (l *Ledger) DeleteCursor(ctx context.Context, name string) error {
 		l.cursors.byName = slices.Delete(l.cursors.byName, i, i+1)
 	}
 	l.cursors.mu.Unlock()
-	l.hintTrim()
-	return nil
-}
-
-func (l *Ledger) hintTrim() {
-	l.mu.Lock()
-	l.mu.trimHint = true
-	l.mu.Unlock()
 	l.f.kick(l)
+	return nil
 }
 
 // Name is the cursor's name.
@@ -326,7 +319,7 @@ func (c *Cursor) changed() *delta {
 // moved is to be called, without the lock, after the mark-delete position went from one position to another.
 func (c *Cursor) moved(from, to ledgerfs.Position) {
 	if c.durable && from.Ledger != to.Ledger {
-		c.l.hintTrim()
+		c.l.f.kick(c.l)
 	}
 }
 
@@ -467,7 +460,7 @@ func (c *Cursor) Reset(ctx context.Context, to Start) error {
 	}
 	c.unlock()
 	if c.durable {
-		c.l.hintTrim()
+		c.l.f.kick(c.l)
 	}
 	return c.Flush(ctx)
 }

@@ -459,7 +459,7 @@ func (f *Factory) flush() {
 			l.cursors.flush(l)
 		}
 		for _, l := range kicked {
-			l.trimIfHinted()
+			l.trimSoon()
 		}
 	}
 }
@@ -483,21 +483,26 @@ func (f *Factory) rollOld() {
 	f.mu.Unlock()
 	for _, l := range ls {
 		l.apply(event{kind: evTick, now: f.cfg.Clock()})
-		l.trimIfHinted()
+		l.trimSoon()
 	}
 }
 
-// trimIfHinted trims the topic, in the background, if something has changed that may let ledgers go.
-func (l *Ledger) trimIfHinted() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.mu.trimHint || l.mu.closing {
+// trimSoon trims the topic, in the background, if there is something to trim.
+func (l *Ledger) trimSoon() {
+	if _, ok := l.trimmable(); !ok {
 		return
 	}
-	l.mu.trimHint = false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.closing {
+		return
+	}
 	l.goLocked(func() {
-		if err := l.Trim(l.ctx); err != nil && l.ctx.Err() == nil {
-			l.f.log.Warn("topic cannot be trimmed", "topic", l.name, "err", err)
+		err := l.Trim(l.ctx)
+		if errors.Is(err, ErrFenced) {
+			l.fence(err)
+		} else if err != nil && l.ctx.Err() == nil {
+			l.f.log.Warn("topic cannot be trimmed yet", "topic", l.name, "err", err)
 		}
 	})
 }

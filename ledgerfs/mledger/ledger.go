@@ -52,7 +52,6 @@ type Ledger struct {
 		waiters    []chan struct{}
 		dead       error // ErrFenced or ErrClosed: this Ledger is over
 		closing    bool
-		trimHint   bool
 	}
 
 	cursors cursorSet
@@ -133,11 +132,8 @@ func (p *pending) AppendCompleted(e *ledger.Append, err error) {
 		l.mu.Unlock()
 		alive = w != nil && w.Alive()
 	}
-	l.apply(event{kind: evDone, a: a, err: err, alive: alive, now: l.clockForRoll()})
+	l.apply(event{kind: evDone, a: a, err: err, alive: alive, now: l.f.cfg.Clock()})
 }
-
-// clockForRoll is the time as completions need it: only to begin a ledger, which is rare.
-func (l *Ledger) clockForRoll() int64 { return l.f.cfg.Clock() }
 
 func (l *Ledger) apply(e event) {
 	l.mu.Lock()
@@ -165,7 +161,6 @@ func (l *Ledger) stepLocked(e event) effects {
 		l.mu.writer, l.mu.standby = l.mu.standby, nil
 		seal := sealer(fx.sealed, e.now)
 		l.mu.view = edited(l.mu.view, seal)
-		l.mu.trimHint = true
 		l.goLocked(func() { l.seal(old, seal) })
 	case fx.adopted:
 		l.mu.writer, l.mu.standby = l.mu.standby, nil
@@ -550,7 +545,6 @@ func (l *Ledger) SetOptions(o Options) {
 	l.mu.Lock()
 	l.mu.options = o
 	l.mu.core.limit = o.limits()
-	l.mu.trimHint = true
 	l.mu.Unlock()
 	l.f.kick(l)
 }

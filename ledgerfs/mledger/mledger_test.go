@@ -604,6 +604,50 @@ func TestTrimDropsWhatAllCursorsPassed(t *testing.T) {
 	}
 }
 
+// What Trim decided to remove may have become the only ledger by the time it can: then it stays, and is no garbage.
+func TestTrimNeverTakesTheOnlyLedger(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t, 1)
+	p := w.start()
+	l := p.open("a", Options{})
+	mustPublish(t, l, "kept")
+	l.Close(ctx)
+	l = p.open("a", Options{})
+	only := l.Fence().Record.Ledgers[0].ID
+	if err := l.dropUpTo(ctx, only); err != nil {
+		t.Fatal(err)
+	}
+	p.crash()
+	c := ledger.New(ledger.Config{Store: w.store, Bookies: w, Logger: quiet})
+	defer c.Close()
+	if _, err := c.Collect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, contents(t, w.start().open("a", Options{})), []string{"kept"})
+}
+
+func TestRetentionByTimeNeedsNoTraffic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.now.Store(0)
+		l := w.start().open("a", Options{MaxEntries: 5, MinRollover: -1, RetainTime: time.Hour, RetainBytes: -1})
+		for i := range 20 {
+			mustPublish(t, l, fmt.Sprint(i))
+			l.Roll(context.Background())
+		}
+		n := len(l.Fence().Record.Ledgers)
+		time.Sleep(30 * time.Minute)
+		if got := len(l.Fence().Record.Ledgers); got != n {
+			t.Errorf("%d ledgers after half the time, want %d", got, n)
+		}
+		time.Sleep(31 * time.Minute)
+		if got := len(l.Fence().Record.Ledgers); got > 2 {
+			t.Errorf("%d of %d ledgers are left after the time", got, n)
+		}
+	})
+}
+
 func TestFindByPublishTime(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

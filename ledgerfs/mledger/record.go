@@ -28,6 +28,11 @@ func (l *Ledger) update(ctx context.Context, edit func(*chain.Record), ops ...ra
 		return err
 	}
 	defer l.metaMu.Release(1)
+	return l.updateLocked(ctx, edit, ops...)
+}
+
+// updateLocked is update, with metaMu held.
+func (l *Ledger) updateLocked(ctx context.Context, edit func(*chain.Record), ops ...raftmeta.Op) error {
 	next := l.stored.Clone()
 	edit(next)
 	rev, err := commitRecord(ctx, l.f.cfg.Store, l.key, next, l.stored.Rev, ops)
@@ -274,32 +279,41 @@ func (l *Ledger) SetPublishTimes(ctx context.Context, id ledgerfs.LedgerID, leas
 // Trim removes, from the front, closed ledgers that all durable cursors have passed and retention does not keep.
 // The last ledger is always kept.
 func (l *Ledger) Trim(ctx context.Context) error {
+	last, ok := l.trimmable()
+	if !ok {
+		return nil
+	}
+	return l.dropUpTo(ctx, last)
+}
+
+// trimmable is the last ledger that Trim may remove; false if there is none.
+func (l *Ledger) trimmable() (last ledgerfs.LedgerID, ok bool) {
 	l.mu.Lock()
 	view, o := l.mu.view, l.mu.options
 	l.mu.Unlock()
+	if len(view.Ledgers) < 2 {
+		return 0, false
+	}
 	passed := l.cursors.leastMarkDelete()
-	n := 0
+	free := func(c *chain.Ledger) bool { return c.Closed && (passed == nil || !passed.Less(c.Last())) }
 	now := l.f.cfg.Clock()
-	var behind int64 // bytes after ledger n that all have passed too
+	var kept int64 // bytes of free ledgers from c on
 	for i := range view.Ledgers {
-		if c := &view.Ledgers[i]; c.Closed && (passed == nil || !passed.Less(c.Last())) {
-			behind += c.Bytes
+		if c := &view.Ledgers[i]; free(c) {
+			kept += c.Bytes
 		}
 	}
-	for n < len(view.Ledgers)-1 {
-		c := &view.Ledgers[n]
-		if !c.Closed || passed != nil && passed.Less(c.Last()) {
-			break
-		}
-		behind -= c.Bytes
+	for i := range view.Ledgers[:len(view.Ledgers)-1] {
+		c := &view.Ledgers[i]
 		young := o.RetainTime < 0 || now-c.ClosedAt < o.RetainTime.Milliseconds()
-		fits := o.RetainBytes < 0 || behind+c.Bytes <= o.RetainBytes
-		if young && fits {
+		fits := o.RetainBytes < 0 || kept <= o.RetainBytes
+		if !free(c) || young && fits {
 			break
 		}
-		n++
+		kept -= c.Bytes
+		last, ok = c.ID, true
 	}
-	return l.dropFirst(ctx, view.Ledgers[:n])
+	return last, ok
 }
 
 // Truncate removes, from the front, all closed ledgers but the last; cursors move to the first entry left.
@@ -316,31 +330,45 @@ func (l *Ledger) Truncate(ctx context.Context) error {
 	for _, c := range l.Cursors() {
 		c.AckAll(to, nil)
 	}
-	return l.dropFirst(ctx, view.Ledgers[:n])
+	return l.dropUpTo(ctx, to.Ledger)
 }
 
 // maxDrop is how many ledgers leave a record in one transaction.
 const maxDrop = 500
 
-func (l *Ledger) dropFirst(ctx context.Context, ls []chain.Ledger) error {
-	for len(ls) > 0 {
-		n := min(len(ls), maxDrop)
-		ops := make([]raftmeta.Op, n)
-		for i := range n {
-			ops[i] = ledger.Garbage(ls[i].ID)
-		}
-		last := ls[n-1].ID
-		err := l.update(ctx, func(r *chain.Record) {
-			for len(r.Ledgers) > 1 && r.Ledgers[0].ID <= last {
-				r.Ledgers = r.Ledgers[1:]
+// dropUpTo removes closed ledgers from the front of the record, up to and including the last one named, but never the
+// only one. What is removed, and so becomes garbage, is decided on the stored record: the one that readers see may be ahead of
+// it, and lists change while one waits for the lock.
+func (l *Ledger) dropUpTo(ctx context.Context, last ledgerfs.LedgerID) error {
+	if err := l.metaMu.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("trim %v: %w", l.name, err)
+	}
+	defer l.metaMu.Release(1)
+	for {
+		var ops []raftmeta.Op
+		var upTo ledgerfs.LedgerID
+		for i := range l.stored.Ledgers {
+			c := &l.stored.Ledgers[i]
+			if !c.Closed || c.ID > last || i == len(l.stored.Ledgers)-1 || len(ops) == maxDrop {
+				break
 			}
+			ops = append(ops, ledger.Garbage(c.ID))
+			upTo = c.ID
+		}
+		if len(ops) == 0 {
+			return nil
+		}
+		err := l.updateLocked(ctx, func(r *chain.Record) {
+			i, ok := r.Find(upTo)
+			if ok {
+				i++
+			}
+			r.Ledgers = r.Ledgers[i:]
 		}, ops...)
 		if err != nil {
 			return fmt.Errorf("trim %v: %w", l.name, err)
 		}
-		ls = ls[n:]
 		l.f.collectSoon()
 		l.notify()
 	}
-	return nil
 }
