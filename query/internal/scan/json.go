@@ -78,7 +78,7 @@ func (p *jsonProjector) scan(b []byte) error {
 		}
 		i++
 		want := -1
-		if n < len(p.guess) && len(b)-i > len(p.guess[n].key) && string(b[i:i+len(p.guess[n].key)]) == p.guess[n].key {
+		if n < len(p.guess) && p.guess[n].key != "" && len(b)-i > len(p.guess[n].key) && string(b[i:i+len(p.guess[n].key)]) == p.guess[n].key {
 			want = p.guess[n].want
 			i += len(p.guess[n].key)
 		} else {
