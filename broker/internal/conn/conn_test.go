@@ -573,6 +573,17 @@ func TestLookupPartitionsTopicsAndSchemas(t *testing.T) {
 		t.Errorf("a pattern that only Java understands: %v", r)
 	}
 
+	// Bytes are no schema, but clients want a version for them that they can ask for.
+	p.send(&pb.CommandGetOrCreateSchema{RequestId: req, Topic: new("my-topic"), Schema: &pb.Schema{Name: new("b"), Type: pb.Schema_None.Enum(), SchemaData: []byte{}}})
+	bytesVersion := want[*pb.CommandGetOrCreateSchemaResponse](p)
+	if bytesVersion.ErrorCode != nil || bytesVersion.SchemaVersion == nil || len(d.schemas) != 0 {
+		t.Errorf("get or create for bytes: %v, stored %v", bytesVersion, d.schemas)
+	}
+	p.send(&pb.CommandGetSchema{RequestId: req, Topic: new("my-topic"), SchemaVersion: bytesVersion.SchemaVersion})
+	if r := want[*pb.CommandGetSchemaResponse](p); r.ErrorCode != nil || r.GetSchema().GetType() != pb.Schema_None {
+		t.Errorf("get for bytes: %v", r)
+	}
+
 	schema := &pb.Schema{Name: new("s"), Type: pb.Schema_Json.Enum(), SchemaData: []byte("{}"), Properties: []*pb.KeyValue{{Key: new("k"), Value: new("v")}}}
 	p.send(&pb.CommandGetOrCreateSchema{RequestId: req, Topic: new("my-topic"), Schema: schema})
 	if r := want[*pb.CommandGetOrCreateSchemaResponse](p); binary.BigEndian.Uint64(r.GetSchemaVersion()) != 0 || r.ErrorCode != nil {

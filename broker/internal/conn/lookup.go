@@ -180,6 +180,14 @@ func (c *connection) handleGetSchema(m *pb.CommandGetSchema) {
 		refuse(err)
 		return
 	}
+	if m.SchemaVersion != nil && len(m.SchemaVersion) == 0 {
+		// The version that handleGetOrCreateSchema gave for bytes.
+		c.send(&pb.CommandGetSchemaResponse{
+			RequestId: &request, SchemaVersion: []byte{},
+			Schema: &pb.Schema{Name: &name.Local, Type: pb.Schema_None.Enum(), SchemaData: []byte{}},
+		})
+		return
+	}
 	c.request(func(ctx context.Context) func() {
 		s, version, err := c.domain.GetSchema(ctx, name, m.GetSchemaVersion())
 		return func() {
