@@ -88,6 +88,9 @@ func NewReader(src io.Reader, maxFrame int) *Reader {
 	return &Reader{src: src, maxFrame: maxFrame, slab: make([]byte, 0, minSlab)}
 }
 
+// SetMaxFrame changes the limit for the frames that Next has not looked at yet.
+func (r *Reader) SetMaxFrame(n int) { r.maxFrame = n }
+
 // Next appends to frames what the stream has: it waits for at least one whole frame and takes all that have
 // arrived with it. A frame is returned with its total; who gets it may overwrite it. At the end of the stream
 // the error is io.EOF, or io.ErrUnexpectedEOF within a frame; a total above the limit is ErrFrameTooLarge.

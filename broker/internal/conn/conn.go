@@ -26,6 +26,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,6 +84,9 @@ func (c Config) withDefaults() Config {
 // noRequest is the request id of an ERROR that answers no request.
 const noRequest = ^uint64(0)
 
+// maxHandshakeFrame bounds the first frame: who has not said CONNECT gets no large buffers.
+const maxHandshakeFrame = 128 << 10
+
 // closeWait is how long the last answers may take to be written after the connection has come to its end.
 const closeWait = time.Second
 
@@ -101,6 +105,8 @@ type connection struct {
 	// completions.
 	pending   atomic.Int64
 	throttled atomic.Bool // the loop waits for pending or out to fall
+	closing   atomic.Bool // the loop has ended
+	writeErr  atomic.Pointer[error]
 	requests  sync.WaitGroup
 	posted    struct {
 		sync.Mutex
@@ -147,7 +153,8 @@ func Serve(ctx context.Context, nc net.Conn, cfg Config, d Domain, log *slog.Log
 	wg.Go(func() { read(ctx, nc, wire.MaxFrame(cfg.MaxMessageSize), in, free) })
 	wg.Go(func() {
 		// A failed write ends the reader, and the reader the loop.
-		if err := c.out.write(nc, c.written); err != nil {
+		if err := c.out.write(nc, c.writing); err != nil {
+			c.writeErr.Store(&err)
 			c.out.abandon()
 			c.notify()
 		}
@@ -156,6 +163,7 @@ func Serve(ctx context.Context, nc net.Conn, cfg Config, d Domain, log *slog.Log
 
 	err := c.loop(in, free)
 
+	c.closing.Store(true)
 	nc.SetWriteDeadline(time.Now().Add(closeWait))
 	c.out.close() // the writer sends what is there and closes nc
 	cancel()
@@ -172,7 +180,7 @@ type batch struct {
 
 // read cuts the stream into frames until it ends. The loop gives each batch's slice back through free.
 func read(ctx context.Context, nc net.Conn, maxFrame int, in chan<- batch, free <-chan [][]byte) {
-	r := wire.NewReader(nc, maxFrame)
+	r := wire.NewReader(nc, min(maxFrame, maxHandshakeFrame))
 	for {
 		var b batch
 		select {
@@ -181,6 +189,7 @@ func read(ctx context.Context, nc net.Conn, maxFrame int, in chan<- batch, free 
 			return
 		}
 		b.frames, b.err = r.Next(b.frames[:0])
+		r.SetMaxFrame(maxFrame)
 		select {
 		case in <- b:
 		case <-ctx.Done():
@@ -212,6 +221,9 @@ func (c *connection) loop(in <-chan batch, free chan<- [][]byte) error {
 				}
 			}
 			if b.err != nil {
+				if err := c.writeErr.Load(); err != nil && errors.Is(*err, os.ErrDeadlineExceeded) {
+					return fmt.Errorf("%w: it takes nothing: %w", ErrIdle, *err)
+				}
 				if b.err == io.EOF || errors.Is(b.err, net.ErrClosed) || errors.Is(b.err, io.ErrClosedPipe) {
 					return nil
 				}
@@ -242,8 +254,13 @@ func (c *connection) mustWait() bool {
 	return over()
 }
 
-// written is called by the writer when the outbox has room again.
-func (c *connection) written() {
+// writing is called by the writer when it has taken what gathered and is about to write it. A client that takes
+// nothing for two intervals of keep-alive is gone, whatever else it may be waiting for.
+func (c *connection) writing() {
+	c.nc.SetWriteDeadline(time.Now().Add(2 * c.cfg.KeepAlive))
+	if c.closing.Load() { // Serve's deadline may have been overwritten
+		c.nc.SetWriteDeadline(time.Now().Add(closeWait))
+	}
 	if c.throttled.Load() {
 		c.notify()
 	}

@@ -177,6 +177,11 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestNothingBeforeConnect(t *testing.T) {
+	p := dial(t, newDomain(), conn.Config{})
+	p.write([]byte{0, 0x10, 0, 0}) // 1 MiB: within the limit of later frames
+	if err := p.wantEnd(); !errors.Is(err, wire.ErrFrameTooLarge) {
+		t.Errorf("a large first frame: Serve = %v, want ErrFrameTooLarge", err)
+	}
 	for _, frame := range [][]byte{
 		wire.AppendPing(nil), sendFrame(1, 1, 1),
 		wire.AppendFrame(nil, &pb.CommandLookupTopic{Topic: new(aTopic), RequestId: new(uint64(1))}),
@@ -692,6 +697,34 @@ func TestSendingIsBounded(t *testing.T) {
 		}
 		<-k.resumed
 		p.nc.Close()
+	})
+}
+
+// A client that stops reading while much waits for it is not read either, so that its silence says nothing;
+// it is cut because it takes nothing.
+func TestClientThatTakesNothingIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDomain()
+		p := connect(t, d, conn.Config{MaxQueued: 100_000})
+		p.subscribe(1, aTopic)
+		p.write((&wire.Flow{ConsumerID: 1, Permits: 1000}).AppendFrame(nil))
+		synctest.Wait()
+		start := time.Now()
+		k := d.topic(aTopic).consumer(1)
+		for k.sink.Deliver(nil, []subscription.Message{{Payload: entry(0, true, 10_000)}}) {
+			synctest.Wait()
+		}
+		err := <-p.done
+		p.done <- err
+		if !errors.Is(err, conn.ErrIdle) {
+			t.Errorf("Serve = %v, want ErrIdle", err)
+		}
+		if got := time.Since(start); got > 62*time.Second {
+			t.Errorf("cut after %v", got)
+		}
+		if _, _, _, closed := k.get(); !closed {
+			t.Error("the consumer is left behind")
+		}
 	})
 }
 
