@@ -281,10 +281,11 @@ type recordName struct {
 
 func (s *scanner) salvageBatch(res *Result, region []byte, base int64, c *claim) error {
 	b := region[c.from:c.to]
+	seed := s.seed.batch(c.seq)
 	seen := map[recordName]bool{} // names found: true if intact
 	found := 0
 	for p := HeadSize; p+RecordSize <= len(b); {
-		if b[p] == 0 && b[p+4] == 0 || s.seed.record(b[p:], c.seq) != uint32(b[p])|uint32(b[p+1])<<8|uint32(b[p+2])<<16|uint32(b[p+3])<<24 {
+		if b[p] == 0 && b[p+4] == 0 || seed.crc(b[p+4:p+RecordSize]) != uint32(b[p])|uint32(b[p+1])<<8|uint32(b[p+2])<<16|uint32(b[p+3])<<24 {
 			p += 8
 			continue
 		}

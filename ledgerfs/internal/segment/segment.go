@@ -157,13 +157,12 @@ type Record struct {
 // Size is the room, in bytes, that a record with n bytes of payload takes.
 func Size(n int) int { return RecordSize + (n+7)&^7 }
 
-func (s Seed) record(b []byte, seq uint64) uint32 {
-	var q [8]byte
-	binary.LittleEndian.PutUint64(q[:], seq)
-	return crc32.Update(s.crc(q[:]), castagnoli, b[4:RecordSize])
+// batch is the seed of the records of a batch.
+func (s Seed) batch(seq uint64) Seed {
+	return Seed(s.crc(binary.LittleEndian.AppendUint64(nil, seq)))
 }
 
-func putRecord(b []byte, s Seed, seq uint64, r *Record) {
+func putRecord(b []byte, s Seed, r *Record) {
 	le := binary.LittleEndian
 	b[4], b[5], b[6], b[7] = byte(r.Type), 0, 0, 0
 	le.PutUint64(b[8:], uint64(r.Ledger))
@@ -172,7 +171,7 @@ func putRecord(b []byte, s Seed, seq uint64, r *Record) {
 	le.PutUint64(b[32:], uint64(r.Length))
 	le.PutUint32(b[40:], r.Digest)
 	le.PutUint32(b[44:], uint32(len(r.Payload)))
-	le.PutUint32(b[0:], s.record(b, seq))
+	le.PutUint32(b[0:], s.crc(b[4:RecordSize]))
 	n := RecordSize + copy(b[RecordSize:], r.Payload)
 	clear(b[n:Size(len(r.Payload))])
 }
@@ -323,6 +322,7 @@ func decodeTail(b []byte, s Seed) (tail, error) {
 // at a time.
 type Batch struct {
 	seed    Seed
+	recSeed Seed
 	seq     uint64
 	buf     []byte // the whole window; the batch starts at its beginning
 	n       int    // bytes used, head included
@@ -334,7 +334,7 @@ type Batch struct {
 // Reset starts a batch at the beginning of window, whose memory is aligned to BlockSize and whose length is a
 // multiple of it.
 func (b *Batch) Reset(s Seed, seq uint64, window []byte) {
-	*b = Batch{seed: s, seq: seq, buf: window, n: HeadSize, crc: uint32(s), dir: b.dir[:0]}
+	*b = Batch{seed: s, recSeed: s.batch(seq), seq: seq, buf: window, n: HeadSize, crc: uint32(s), dir: b.dir[:0]}
 }
 
 // Seq is the batch's sequence number.
@@ -363,7 +363,7 @@ func (b *Batch) Append(r *Record) int {
 	off := b.n
 	size := Size(len(r.Payload))
 	rec := b.buf[off : off+size]
-	putRecord(rec, b.seed, b.seq, r)
+	putRecord(rec, b.recSeed, r)
 	b.crc = crc32.Update(b.crc, castagnoli, rec)
 	b.n += size
 	b.records++

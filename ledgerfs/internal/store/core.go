@@ -86,6 +86,7 @@ type batch struct {
 	off  int64
 	data []byte
 	size int64 // of its records, for core.bytes
+	low  bool  // it holds adds that must leave room for those of high priority
 }
 
 // pending is a record in a batch, or, with off < 0, an answer that keeps its place there.
@@ -145,8 +146,8 @@ type event struct {
 type effects struct {
 	write   *batch    // to the journal
 	wake    bool      // there may be something to take
-	done    []pending // tell their callers, then evDone if the event was evWritten
-	one     [1]pending
+	done    []pending // tell their callers, then evDone
+	one     pending   // tell its caller, if there is one
 	seal    *seg
 	prepare bool // another segment is wanted
 	slow    bool // core.slow has grown
@@ -288,23 +289,28 @@ func (c *core) admit(a *ledgerfs.Add, l *ledger, fx *effects) {
 	rec := segment.Record{Type: segment.Add, Ledger: a.Ledger, Entry: a.Entry, LAC: a.LAC, Length: a.Length,
 		Digest: a.Digest, Payload: a.Payload}
 	c.append(&rec, pending{add: a}, fx)
+	c.open.low = c.open.low || !high(a.Flags)
 }
 
-// room reports whether an add of that size may be taken. Normal adds leave one segment for those of high
-// priority, which leave some of it for fences and deletes.
+func high(f ledgerfs.AddFlags) bool { return f&(ledgerfs.AddHighPriority|ledgerfs.AddRecovery) != 0 }
+
+// reserve is the room in prepared segments that normal adds leave for those of high priority, which leave an
+// eighth of it for fences and deletes.
+func (c *core) reserve() int64 { return c.cfg.segmentSize / 2 }
+
+// room reports whether an add of that size may be taken.
 func (c *core) room(size int64, f ledgerfs.AddFlags) bool {
-	high := f&(ledgerfs.AddHighPriority|ledgerfs.AddRecovery) != 0
-	if !high && c.low {
+	if !high(f) && c.low {
 		return false
 	}
 	if !c.noRoom {
 		return true
 	}
 	left := c.left() - size - segment.BlockSize
-	if high {
-		return left >= c.cfg.segmentSize/16
+	if high(f) {
+		return left >= c.reserve()/8
 	}
-	return left >= c.cfg.segmentSize
+	return left >= c.reserve()
 }
 
 // left is the room in prepared segments that nothing has claimed.
@@ -383,8 +389,7 @@ func (c *core) idle() bool { return len(c.taken) == 0 && len(c.queue) == 0 && c.
 // answer gives an answer that needs no record, in its place.
 func (c *core) answer(p pending, fx *effects) {
 	if c.idle() {
-		fx.one[0] = p
-		fx.done = fx.one[:]
+		fx.one = p
 		return
 	}
 	if c.open == nil {
@@ -497,11 +502,13 @@ func (c *core) undo(o *op) {
 // place gives a batch its place in the active segment, or the next one.
 func (c *core) place(b *batch, fx *effects) bool {
 	grow := b.Records() * segment.Grow
-	if s := c.active; s.left() < int64(b.len+grow) {
-		if len(c.ready) == 0 {
-			fx.prepare = true
-			return false
-		}
+	rest := c.active.left() - int64(b.len+grow)
+	// Until it is known that there is room for another segment, the reserve in this one stays untouched.
+	if len(c.ready) == 0 && (rest < 0 || b.low && rest < c.reserve()) {
+		fx.prepare = true
+		return false
+	}
+	if rest < 0 {
 		c.roll(fx)
 	}
 	s := c.active

@@ -240,12 +240,13 @@ func (s *Store) recover() error {
 		return err
 	}
 	var numbers []uint64
+	var free []string
 	for _, name := range names {
 		if n, ok := parseName(name, "seg-"); ok {
 			numbers = append(numbers, n)
 			s.nextSeg = max(s.nextSeg, n)
 		} else if n, ok := parseName(name, "free-"); ok {
-			s.free = append(s.free, s.segPath(name))
+			free = append(free, name)
 			s.nextSeg = max(s.nextSeg, n)
 		} else if strings.HasSuffix(name, ".tmp") {
 			if err := s.fs.Remove(s.segPath(name)); err != nil {
@@ -255,6 +256,15 @@ func (s *Store) recover() error {
 	}
 	slices.Sort(numbers)
 	s.nextSeg++
+	if err := s.keepFreeFiles(free, numbers); err != nil {
+		return err
+	}
+	// What is seen may not be durable yet, if only the process died.
+	for _, dir := range []string{s.segDir(), s.cfg.Dir} {
+		if err := s.fs.SyncDir(dir); err != nil {
+			return err
+		}
+	}
 	indexed := map[uint64]index.Segment{}
 	if err := s.index.Segments(func(g index.Segment) error { indexed[g.Number] = g; return nil }); err != nil {
 		return err
@@ -291,6 +301,39 @@ func (s *Store) recover() error {
 	s.reclaim = true
 	s.log.Info("recovered", "segments", len(numbers), "scanned", r.scanned, "records", r.records,
 		"losses", r.losses, "took", time.Since(started).Round(time.Millisecond))
+	return nil
+}
+
+// keepFreeFiles takes over the files that can be used again. One that is also, or may also be, a segment under
+// another name, because a crash caught it between its names, is dropped.
+func (s *Store) keepFreeFiles(names []string, numbers []uint64) error {
+	for _, name := range names {
+		name = s.segPath(name)
+		f, err := s.fs.Open(name, 0)
+		if err != nil {
+			return err
+		}
+		b := make([]byte, segment.FileHeaderSize)
+		size, err := f.Size()
+		if err == nil && size >= int64(len(b)) {
+			err = disk.ReadFull(f, b, 0)
+		}
+		f.Close()
+		if err != nil {
+			return err
+		}
+		h, err := segment.DecodeFileHeader(b)
+		if errors.Is(err, ErrNewer) {
+			return err
+		}
+		if _, used := slices.BinarySearch(numbers, h.Number); err != nil || used || size != s.id.SegmentSize {
+			if err := s.fs.Remove(name); err != nil {
+				return err
+			}
+			continue
+		}
+		s.free = append(s.free, name)
+	}
 	return nil
 }
 

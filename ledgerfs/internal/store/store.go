@@ -156,14 +156,20 @@ func notify(c chan struct{}) {
 // fail ends the store.
 func (s *Store) fail(err error) { s.step(event{kind: evFail, err: err}) }
 
-func complete(done []pending) {
-	for i := range done {
-		switch p := &done[i]; {
-		case p.add != nil:
-			p.add.Done.AddCompleted(p.add, p.err)
-		case p.op != nil:
-			p.op.done <- p.err
-		}
+// tell completes what a step answered.
+func (fx *effects) tell() {
+	fx.one.tell()
+	for i := range fx.done {
+		fx.done[i].tell()
+	}
+}
+
+func (p *pending) tell() {
+	switch {
+	case p.add != nil:
+		p.add.Done.AddCompleted(p.add, p.err)
+	case p.op != nil:
+		p.op.done <- p.err
 	}
 }
 
@@ -199,7 +205,7 @@ func (s *Store) Written(w journal.Write[*batch], err error) {
 		err = fmt.Errorf("write segment: %w", err)
 	}
 	fx := s.step(event{kind: evWritten, batch: w.Tag, err: err})
-	complete(fx.done)
+	fx.tell()
 	s.step(event{kind: evDone, batch: w.Tag})
 }
 
@@ -218,11 +224,11 @@ func (s *Store) Add(a *ledgerfs.Add) {
 		s.core.answer(pending{add: a, err: fmt.Errorf("add %d:%d: %w", a.Ledger, a.Entry, err)}, &fx)
 		s.effectsLocked(&fx)
 		s.mu.Unlock()
-		complete(fx.done)
+		fx.tell()
 		return
 	}
 	fx := s.step(event{kind: evAdd, add: a})
-	complete(fx.done)
+	fx.tell()
 }
 
 // do writes the record of an op and waits for it. A ledger that is not known is first looked up among the
@@ -249,7 +255,7 @@ func (s *Store) do(ctx context.Context, t segment.Type, id ledgerfs.LedgerID) er
 		}
 		fx := s.step(event{kind: evOp, op: o, gen: gen})
 		if !fx.retry {
-			complete(fx.done)
+			fx.tell()
 			break
 		}
 	}
@@ -408,7 +414,7 @@ func (s *Store) decide() {
 			err = fmt.Errorf("add %d:%d: %w", a.Ledger, a.Entry, err)
 		}
 		fx := s.step(event{kind: evDecided, add: a, err: err, stored: stored})
-		complete(fx.done)
+		fx.tell()
 		s.mu.Lock()
 	}
 }
@@ -476,7 +482,7 @@ func (s *Store) Space() Space {
 	for _, g := range s.core.segs {
 		sp.Segments += g.size
 	}
-	sp.Writable = s.downLocked() == nil && s.core.room(0, 0)
+	sp.Writable = s.downLocked() == nil && s.core.room(s.id.SegmentSize/64, 0)
 	return sp
 }
 
@@ -493,7 +499,7 @@ func (s *Store) Close() error {
 	last := &op{rec: controlRecord(segment.Checkpoint, 0, 0), done: make(chan error, 1)}
 	fx := s.core.Step(event{kind: evOp, op: last})
 	s.effectsLocked(&fx)
-	complete(fx.done)
+	fx.tell()
 	fx = s.core.Step(event{kind: evClose})
 	s.effectsLocked(&fx)
 	failed := s.core.failed

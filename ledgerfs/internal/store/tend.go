@@ -388,14 +388,18 @@ func (s *Store) giveBack() error {
 		delete(s.core.segs, g.number)
 	}
 	s.mu.Unlock()
+	var free []string
+	s.mu.Lock()
+	room := keepFree - len(s.free)
+	if s.core.low {
+		room = 0
+	}
+	s.mu.Unlock()
 	for _, g := range dead {
 		if err := s.fds.forget(g); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		keep := g.size == s.id.SegmentSize && len(s.free) < keepFree && !s.core.low
-		s.mu.Unlock()
-		if !keep {
+		if g.size != s.id.SegmentSize || len(free) >= room {
 			if err := s.fs.Remove(s.segmentName(g.number)); err != nil {
 				return err
 			}
@@ -405,13 +409,15 @@ func (s *Store) giveBack() error {
 		if err := s.fs.Rename(s.segmentName(g.number), name); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		s.free = append(s.free, name)
-		s.mu.Unlock()
+		free = append(free, name)
 	}
 	if err := s.fs.SyncDir(s.segDir()); err != nil {
 		return err
 	}
+	// Only now may the files be written: their old names can no longer come back.
+	s.mu.Lock()
+	s.free = append(s.free, free...)
+	s.mu.Unlock()
 	s.log.Info("gave back segments", "count", len(dead))
 	if err := s.measure(); err != nil {
 		s.log.Error("cannot measure the disk", "err", err)
@@ -445,7 +451,7 @@ func (s *Store) carryOver(g *seg) error {
 	}
 	for _, o := range ops {
 		fx := s.step(event{kind: evOp, op: o})
-		complete(fx.done)
+		fx.tell()
 	}
 	home := uint64(0)
 	var failed error
