@@ -240,6 +240,9 @@ func (c *connection) handleSeek(m *pb.CommandSeek) {
 	switch {
 	case m.MessageId != nil:
 		to.Position = position(int64(m.MessageId.GetLedgerId()), int64(m.MessageId.GetEntryId()))
+		if len(m.MessageId.AckSet) > 0 {
+			to.AckSet = m.MessageId.AckSet
+		}
 	case m.MessagePublishTime != nil:
 		to.Time = time.UnixMilli(int64(min(m.GetMessagePublishTime(), 1<<53)))
 	default:

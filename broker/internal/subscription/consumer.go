@@ -184,9 +184,8 @@ func (c *Consumer) ack(a Ack) error {
 	c.lastAcked, s.mu.lastAcked = now, now
 	c.acked.Add(messages)
 	s.acked.Add(messages)
-	tell := s.ackedLocked()
-	s.mu.Unlock()
-	tell.do()
+	s.ackedLocked()
+	s.unlockAndTell()
 	return nil
 }
 
@@ -218,24 +217,22 @@ func (s *Subscription) ackOneLocked(c *Consumer, id AckID) int64 {
 
 // ackedLocked follows up on acknowledgements: consumers may have room again, keys may be free, and a terminated
 // topic may have come to its end.
-func (s *Subscription) ackedLocked() notices {
+func (s *Subscription) ackedLocked() {
 	s.wakeLocked()
-	return s.endLocked()
+	s.endLocked()
 }
 
 // endLocked tells all consumers, once, that a terminated topic has been consumed.
-func (s *Subscription) endLocked() notices {
+func (s *Subscription) endLocked() {
 	if !s.ledger.Terminated() || s.cursor.Backlog() > 0 {
-		return nil
+		return
 	}
-	var tell notices
 	for _, c := range s.mu.consumers {
 		if !c.ended {
 			c.ended = true
-			tell = append(tell, func() { c.tell(func() { c.sink.EndOfTopic(c) }) })
+			s.noteLocked(func() { c.tell(func() { c.sink.EndOfTopic(c) }) })
 		}
 	}
-	return tell
 }
 
 // Redeliver asks for entries to be delivered again: ids on Shared and Key_Shared. Without ids, and always on
@@ -282,7 +279,13 @@ func (c *Consumer) Unsubscribe(ctx context.Context, force bool) error {
 	}
 	s.mu.leaving = c
 	s.mu.Unlock()
-	return s.host.Delete(ctx, s)
+	err := s.host.Delete(ctx, s)
+	if err != nil {
+		s.mu.Lock()
+		s.mu.leaving = nil
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // ones counts the bits of an ack set: the messages that are not acknowledged.

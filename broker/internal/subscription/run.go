@@ -66,9 +66,8 @@ func (s *Subscription) run() {
 	var r round
 	for s.plan(&r) {
 		err := s.fetch(&r)
-		tell := s.deal(&r, err)
+		s.deal(&r, err)
 		s.deliver(&r)
-		tell.do()
 		clear(r.entries)
 	}
 }
@@ -138,16 +137,16 @@ func (s *Subscription) read(r *round, from ledgerfs.Position, limit int) error {
 }
 
 // deal gives out what was read.
-func (s *Subscription) deal(r *round, err error) notices {
+func (s *Subscription) deal(r *round, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlockAndTell()
 	r.targets = r.targets[:0]
 	if r.generation != s.mu.generation {
-		return nil
+		return
 	}
 	if err != nil {
 		s.failedLocked(r, err)
-		return nil
+		return
 	}
 	s.mu.failures = 0
 	switch {
@@ -155,7 +154,7 @@ func (s *Subscription) deal(r *round, err error) notices {
 	case len(r.again) > 0:
 		s.dealAgainLocked(r)
 	case len(r.entries) == 0:
-		return s.reachedEndLocked()
+		s.reachedEndLocked()
 	case s.mu.queue != nil:
 		s.dealNewLocked(r)
 	default:
@@ -168,17 +167,16 @@ func (s *Subscription) deal(r *round, err error) notices {
 			c.lastConsumed = now
 		}
 	}
-	return nil
 }
 
 // reachedEndLocked has the subscription wait for growth, unless there has been some since the read.
-func (s *Subscription) reachedEndLocked() notices {
+func (s *Subscription) reachedEndLocked() {
 	s.atEnd.Store(true)
 	if s.ledger.Count(s.cursor.NextUnacked(s.mu.read).Prev(), s.ledger.LastConfirmed()) > 0 {
 		s.atEnd.Store(false)
-		return nil
+		return
 	}
-	return s.endLocked()
+	s.endLocked()
 }
 
 // failedLocked has a failed read tried again later.

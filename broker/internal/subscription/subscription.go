@@ -90,6 +90,9 @@ type Subscription struct {
 		closed  bool
 		// leaving is the consumer that unsubscribes: it hears of the end by the answer to that.
 		leaving *Consumer
+		// notices are calls of sinks to be made, telling says that a goroutine is making some.
+		notices []func()
+		telling bool
 
 		lastExpire, lastConsumed, lastFlow, lastAcked, lastMoved time.Time
 	}
@@ -191,10 +194,9 @@ func (s *Subscription) add(r Request, sink ConsumerSink) (c, obstacle *Consumer,
 		c.place = place
 	}
 	s.mu.consumers = append(s.mu.consumers, c)
-	tell := s.electLocked(c)
+	s.electLocked(c)
 	s.wakeLocked()
-	s.mu.Unlock()
-	tell.do()
+	s.unlockAndTell()
 	return c, nil, nil, nil
 }
 
@@ -245,19 +247,34 @@ func (m *KeySharedMeta) mode() string {
 	return "AUTO_SPLIT"
 }
 
-// notices are calls of sinks to be made once the lock is released.
-type notices []func()
+// noteLocked has f, a call of a sink, made once the lock is released: after those noted before.
+func (s *Subscription) noteLocked(f func()) { s.mu.notices = append(s.mu.notices, f) }
 
-func (n notices) do() {
-	for _, f := range n {
-		f()
+// unlockAndTell releases the lock and makes the calls that were noted. If another goroutine is at it, that one goes on
+// with ours, so that sinks hear things in the order in which they happened.
+func (s *Subscription) unlockAndTell() {
+	if s.mu.telling {
+		s.mu.Unlock()
+		return
 	}
+	for len(s.mu.notices) > 0 {
+		s.mu.telling = true
+		notices := s.mu.notices
+		s.mu.notices = nil
+		s.mu.Unlock()
+		for _, f := range notices {
+			f()
+		}
+		s.mu.Lock()
+	}
+	s.mu.telling = false
+	s.mu.Unlock()
 }
 
 // electLocked chooses the active consumer. newcomer, which may be nil, is told where it stands in any case.
-func (s *Subscription) electLocked(newcomer *Consumer) notices {
+func (s *Subscription) electLocked(newcomer *Consumer) {
 	if s.mu.queue != nil {
-		return nil
+		return
 	}
 	old := s.mu.active
 	if s.mu.active = nil; len(s.mu.consumers) > 0 {
@@ -271,16 +288,14 @@ func (s *Subscription) electLocked(newcomer *Consumer) notices {
 		s.rewindLocked()
 	}
 	if s.mu.typ != Failover {
-		return nil
+		return
 	}
-	var tell notices
 	for _, c := range s.mu.consumers {
 		if s.mu.active != old || c == newcomer {
 			active := c == s.mu.active
-			tell = append(tell, func() { c.tell(func() { c.sink.ActiveChanged(c, active) }) })
+			s.noteLocked(func() { c.tell(func() { c.sink.ActiveChanged(c, active) }) })
 		}
 	}
-	return tell
 }
 
 // rewindLocked has reading begin anew at the first entry that is not acknowledged.
@@ -308,14 +323,13 @@ func (s *Subscription) remove(c *Consumer) {
 			s.mu.queue = nil
 		}
 	}
-	tell := s.electLocked(nil)
+	s.electLocked(nil)
 	if len(s.mu.consumers) == 0 {
 		s.mu.generation++
 	}
 	gone := s.vacantLocked()
 	s.wakeLocked()
-	s.mu.Unlock()
-	tell.do()
+	s.unlockAndTell()
 	if gone {
 		s.host.Gone(s)
 	}
@@ -521,9 +535,8 @@ func (s *Subscription) ackThrough(ctx context.Context, p ledgerfs.Position) erro
 		s.mu.read = s.cursor.FirstUnacked()
 		s.mu.generation++
 	}
-	tell := s.ackedLocked()
-	s.mu.Unlock()
-	tell.do()
+	s.ackedLocked()
+	s.unlockAndTell()
 	if err := s.cursor.Flush(ctx); err != nil {
 		return serr.PersistenceError.Wrapf(err, "the acknowledgements of subscription %q are not stored", s.Name())
 	}
