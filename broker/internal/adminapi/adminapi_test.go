@@ -23,8 +23,9 @@ func TestTenants(t *testing.T) {
 	s.fails("PUT", url+"rec", `{"allowedClusters":["standalone"]}`, 409, "Tenant already exist")
 	s.fails("PUT", url+"a%2Fb", `{"allowedClusters":["standalone"]}`, 412, "Tenant name is not valid")
 	s.fails("PUT", url+"new", "", 412, "TenantInfo is null")
+	s.fails("PUT", url+"new", "{}", 412, "Clusters cannot be null")
 	s.fails("PUT", url+"new", `{"allowedClusters":["other"]}`, 412, "Clusters do not exist")
-	s.fails("PUT", url+"new", `{"allowedClusters":[]}`, 412, "Clusters can not be empty")
+	s.fails("PUT", url+"new", `{"allowedClusters":[]}`, 412, "Clusters cannot be empty or blank")
 	s.ok("PUT", url+"new", `{"allowedClusters":["standalone"]}`)
 	s.ok("POST", url+"new", `{"adminRoles":["bob"],"allowedClusters":["standalone"]}`)
 	s.is("GET", url+"new", "", `{"adminRoles":["bob"],"allowedClusters":["standalone"]}`)
@@ -144,7 +145,7 @@ func TestPartitions(t *testing.T) {
 	s.is("GET", "/admin/v2/persistent/rec/ns/partitioned", "", `["persistent://rec/ns/p","persistent://rec/ns/q"]`)
 
 	s.ok("PUT", topicURL+"q/subscription/sub", `{"ledgerId":-1,"entryId":-1,"partitionIndex":-1}`)
-	s.ok("POST", topicURL+"q/partitions", "4")
+	s.ok("POST", topicURL+"q/partitions", `"4"`)
 	if _, err := s.topic("q-partition-3").Subscription("sub"); err != nil {
 		t.Error("a new partition lacks the subscription of the others")
 	}

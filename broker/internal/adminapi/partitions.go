@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/daybook/daybook/broker/internal/policy"
 	"github.com/daybook/daybook/broker/internal/subscription"
@@ -141,7 +142,7 @@ func (a *api) getPartitions(r *request) (any, error) {
 	return partitionedMetadata{Partitions: partitions}, nil
 }
 
-// partitionCount reads a body that is a number or PartitionedTopicMetadata.
+// partitionCount reads a body that is a number, a number in a string, or PartitionedTopicMetadata: clients differ.
 func (r *request) partitionCount() (int, map[string]string, error) {
 	var body json.RawMessage
 	ok, err := r.decode(&body)
@@ -151,6 +152,12 @@ func (r *request) partitionCount() (int, map[string]string, error) {
 	var n int32
 	if ok && json.Unmarshal(body, &n) == nil {
 		return int(n), nil, nil
+	}
+	var text string
+	if ok && json.Unmarshal(body, &text) == nil {
+		if v, err := strconv.ParseInt(text, 10, 32); err == nil {
+			return int(v), nil, nil
+		}
 	}
 	var m partitionedMetadata
 	if !ok || json.Unmarshal(body, &m) != nil {

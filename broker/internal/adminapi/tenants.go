@@ -28,6 +28,9 @@ func (a *api) tenants() {
 		} else if !ok || t == nil {
 			return policy.Tenant{}, failure(http.StatusPreconditionFailed, "TenantInfo is null")
 		}
+		if t.AllowedClusters == nil {
+			return policy.Tenant{}, failure(http.StatusPreconditionFailed, "Clusters cannot be null")
+		}
 		return policy.Tenant{AdminRoles: t.AdminRoles, AllowedClusters: t.AllowedClusters}, nil
 	}
 	a.routes.add("PUT", base+"/{tenant}", func(r *request) (any, error) {

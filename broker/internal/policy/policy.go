@@ -170,7 +170,7 @@ func (p *Policies) tenant(ctx context.Context, tenant string) (*policypb.Tenant,
 
 func (p *Policies) checkClusters(clusters []string) error {
 	if len(clusters) == 0 {
-		return precondition("Clusters can not be empty")
+		return precondition("Clusters cannot be empty or blank")
 	}
 	for _, c := range clusters {
 		if c != p.cfg.Cluster {
