@@ -281,7 +281,7 @@ func TestProducerLifecycle(t *testing.T) {
 		p.send(&pb.CommandProducer{Topic: new(aTopic), ProducerId: &id, RequestId: &request, ProducerName: &name})
 	}
 	create(1, 10, "a")
-	if s := want[*pb.CommandProducerSuccess](p); s.GetProducerName() != "a" || s.GetRequestId() != 10 || s.GetLastSequenceId() != -1 || s.SchemaVersion != nil || !s.GetProducerReady() {
+	if s := want[*pb.CommandProducerSuccess](p); s.GetProducerName() != "a" || s.GetRequestId() != 10 || s.GetLastSequenceId() != -1 || s.SchemaVersion == nil || len(s.SchemaVersion) != 0 || !s.GetProducerReady() {
 		t.Errorf("success %v", s)
 	}
 	create(1, 11, "a") // again, as clients do after a timeout

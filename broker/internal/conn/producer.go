@@ -105,9 +105,13 @@ func (p *producer) created(dp Producer, info topic.ProducerInfo, err error) {
 }
 
 func (p *producer) succeed(info topic.ProducerInfo, request uint64) {
+	version := p.schema
+	if version == nil {
+		version = []byte{} // the Java client reads the field without asking whether it is there
+	}
 	p.c.send(&pb.CommandProducerSuccess{
 		RequestId: &request, ProducerName: &info.Name, LastSequenceId: &info.LastSequenceID,
-		SchemaVersion: p.schema, TopicEpoch: info.TopicEpoch, ProducerReady: &info.Ready,
+		SchemaVersion: version, TopicEpoch: info.TopicEpoch, ProducerReady: &info.Ready,
 	})
 }
 
