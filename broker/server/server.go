@@ -30,6 +30,7 @@ import (
 	"github.com/daybook/daybook/broker/internal/topics"
 	"github.com/daybook/daybook/ledgerfs/ledger"
 	"github.com/daybook/daybook/ledgerfs/mledger"
+	"github.com/daybook/daybook/ledgerfs/topicname"
 	"github.com/daybook/daybook/raftmeta"
 )
 
@@ -62,6 +63,11 @@ type Config struct {
 	CacheBytes int64
 	// Settings is the configuration as an operator wrote it, by Pulsar's keys: what the admin API shows of it.
 	Settings map[string]string
+	// RetentionTime and RetentionBytes keep what all subscriptions have consumed: while it is younger and within so
+	// many bytes a topic; negative is without limit, zero of either not at all, which is Pulsar's default
+	// (defaultRetentionTimeInMinutes, defaultRetentionSizeInMB).
+	RetentionTime  time.Duration
+	RetentionBytes int64
 	// AckFlush is the longest that an acknowledgement waits to be written; 100 ms.
 	AckFlush time.Duration
 }
@@ -151,6 +157,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	})
 	s.topics = topics.New(topics.Config{
 		Cluster: cfg.Cluster, Owner: id, Store: deps.Meta, Ledgers: s.managed, Policy: s.policies, Logger: s.log,
+		Storage: func(context.Context, topicname.Name) (mledger.Options, error) {
+			return mledger.Options{RetainTime: cfg.RetentionTime, RetainBytes: cfg.RetentionBytes}, nil
+		},
 	})
 	s.domain = &domain{topics: s.topics, policies: s.policies, schemas: s.schemas, owners: s.owners, advertised: cfg.AdvertisedAddress}
 	admin := adminapi.New(adminapi.Config{

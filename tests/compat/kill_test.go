@@ -57,7 +57,9 @@ func TestKillInMidStream(t *testing.T) {
 		producers, names = append(producers, p), append(names, f.name)
 	}
 
-	acks := newAcker(t, client, topic)
+	// The client waits out its timeout for the answer to an acknowledgement that went down with the server, and
+	// sends no other one meanwhile.
+	acks := newAcker(t, newClientWith(t, s, 2*time.Second), topic)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))

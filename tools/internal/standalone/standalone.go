@@ -219,6 +219,8 @@ func (n *node) start(ctx context.Context, o Options) error {
 		Cluster: nodeName, Version: o.Version,
 		Listen:     net.JoinHostPort(o.Listen, strconv.Itoa(o.BrokerPort)),
 		HTTPListen: net.JoinHostPort(o.Listen, strconv.Itoa(o.HTTPPort)),
+		// Topics are files here: what has been consumed stays until somebody deletes it or sets a retention.
+		RetentionTime: -1, RetentionBytes: -1,
 	}, server.Deps{Meta: store, Ledgers: ledgers, Logger: n.log})
 	if err != nil {
 		return err
