@@ -15,6 +15,7 @@ import (
 	"github.com/daybook/daybook/tools/internal/admincmd"
 	"github.com/daybook/daybook/tools/internal/endpoints"
 	"github.com/daybook/daybook/tools/internal/fscmd"
+	"github.com/daybook/daybook/tools/internal/sqlcmd"
 	"github.com/daybook/daybook/tools/internal/standalone"
 	"github.com/daybook/daybook/tools/internal/tabular"
 )
@@ -93,6 +94,7 @@ Start with 'daybook standalone --mount ./mnt'. Commands that talk to a server fi
 			return e.Admin, err
 		},
 	})...)
+	cmd.AddCommand(sqlcmd.Command(adminURL))
 	cmd.AddCommand(versionCommand())
 	usageErrors(cmd)
 	return cmd

@@ -7,17 +7,20 @@ import (
 	"io"
 	"strings"
 
+	"github.com/daybook/daybook/query/client"
 	"github.com/daybook/daybook/tools/internal/tabular"
 )
 
-// A result is the answer to one statement, row by row. Values are as the protocol's JSON has them, numbers as
-// json.Number.
-type result interface {
-	Columns() []string
-	// Next is the next row, or io.EOF.
-	Next() ([]any, error)
-	Warnings() []string
-	Close()
+// A result is the answer to one statement, row by row.
+type result struct{ *client.Rows }
+
+// names are the names of the columns.
+func (r result) names() []string {
+	out := make([]string, len(r.Columns()))
+	for i, c := range r.Columns() {
+		out[i] = c.Name
+	}
+	return out
 }
 
 // tableRows is how many rows a table measures its columns by: a longer result is printed as several
@@ -36,13 +39,14 @@ func print(w io.Writer, r result, f tabular.Format) (int, error) {
 }
 
 func printTable(w io.Writer, r result) (int, error) {
+	names := r.names()
 	n := 0
 	var rows [][]string
 	flush := func() error {
-		if len(rows) == 0 && n > 0 || len(r.Columns()) == 0 {
+		if len(rows) == 0 && n > 0 || len(names) == 0 {
 			return nil
 		}
-		err := tabular.Write(w, r.Columns(), rows)
+		err := tabular.Write(w, names, rows)
 		rows = rows[:0]
 		return err
 	}
@@ -70,6 +74,7 @@ func printTable(w io.Writer, r result) (int, error) {
 
 // printJSON writes one object a line, with the columns in their order.
 func printJSON(w io.Writer, r result) (int, error) {
+	names := r.names()
 	n := 0
 	var b strings.Builder
 	for ; ; n++ {
@@ -86,7 +91,7 @@ func printJSON(w io.Writer, r result) (int, error) {
 			if i > 0 {
 				b.WriteByte(',')
 			}
-			name, err := json.Marshal(r.Columns()[i])
+			name, err := json.Marshal(names[i])
 			if err != nil {
 				return n, err
 			}
@@ -113,7 +118,7 @@ func printCSV(w io.Writer, r result) (int, error) {
 		row, err := r.Next()
 		if !wroteHeader && (err == nil || err == io.EOF) {
 			wroteHeader = true
-			if err := c.Write(r.Columns()); err != nil {
+			if err := c.Write(r.names()); err != nil {
 				return n, err
 			}
 		}

@@ -32,6 +32,8 @@ import (
 	"github.com/daybook/daybook/ledgerfs/ledger"
 	"github.com/daybook/daybook/ledgerfs/topicname"
 	"github.com/daybook/daybook/ledgerfs/topicread"
+	"github.com/daybook/daybook/query/engine"
+	sqlserver "github.com/daybook/daybook/query/server"
 	"github.com/daybook/daybook/raftmeta"
 	"github.com/daybook/daybook/raftmeta/metaserver"
 	"github.com/daybook/daybook/tools/internal/endpoints"
@@ -240,6 +242,11 @@ func (n *node) start(ctx context.Context, o Options) error {
 	files := filetree.NewService(tree)
 	n.broker.Handle(filetree.ServicePrefix, files)
 
+	sql := sqlserver.New(sqlserver.Config{Engine: engine.New(engine.Config{
+		Catalog: tables{n.broker}, Topics: engine.Ledgers(n.broker, reader), Log: n.log, NodeID: nodeName, Version: o.Version,
+	})})
+	n.started("sql", func(context.Context) error { sql.Close(); return nil })
+	n.broker.Handle("/v1/", sql)
 	n.broker.Handle("GET /debug/", debugPages())
 
 	if err := n.broker.Start(ctx); err != nil {
