@@ -186,7 +186,8 @@ func (a *acks) absorb(f chain.Fence) {
 	}
 }
 
-// follow moves over entries that no longer exist: those of ledgers that were trimmed.
+// follow moves over entries that no longer exist: those of ledgers that were trimmed, for a reader's cursor at any time,
+// for a durable one when the last acknowledgements before a crash were lost.
 func (a *acks) follow(f chain.Fence) {
 	if len(f.Record.Ledgers) == 0 {
 		return

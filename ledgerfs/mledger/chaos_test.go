@@ -261,3 +261,129 @@ func check(rt *rapid.T, l *Ledger, producers []*producer) {
 		rt.Fatal("fenced")
 	}
 }
+
+// With nothing retained, ledgers go as soon as all cursors have passed them: never one that holds an entry that some
+// cursor has not acknowledged, whatever crashes, and in the end nothing is left that nobody refers to.
+func TestOnlyAcknowledgedEntriesAreTrimmed(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		o := Options{MaxEntries: 5, MinRollover: -1}
+		type step struct{ kind, arg int }
+		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
+			return step{rapid.IntRange(0, 15).Draw(rt, "kind"), rapid.IntRange(0, 1000).Draw(rt, "arg")}
+		}), 5, 80).Draw(rt, "steps")
+		synctest.Test(t, func(t *testing.T) {
+			ctx := context.Background()
+			w := newWorld(t, 1)
+			w.now.Store(0)
+			p := w.start()
+			l := p.open("a", o)
+			names := []string{"x", "y"}
+			acked := map[string]map[ledgerfs.Position]bool{"x": {}, "y": {}}
+			for _, n := range names {
+				if _, _, err := l.OpenCursor(ctx, n, Earliest, nil); err != nil {
+					rt.Fatal(err)
+				}
+			}
+			held := map[ledgerfs.Position]string{}
+			var ps []ledgerfs.Position
+			publish := func(n int) {
+				for range n {
+					s := fmt.Sprint(len(ps))
+					pos := mustPublish(t, l, s)
+					ps = append(ps, pos)
+					held[pos] = s
+				}
+			}
+			publish(3)
+			for _, s := range steps {
+				c := l.Cursor(names[s.arg%2])
+				switch s.kind {
+				case 0, 1, 2:
+					publish(s.arg%7 + 1)
+				case 3, 4, 5:
+					pos := ps[s.arg%len(ps)]
+					c.Ack(pos, nil)
+					acked[c.Name()][pos] = true
+				case 6, 7:
+					to := ps[s.arg%len(ps)]
+					c.AckAll(to, nil)
+					for _, pos := range ps {
+						if !to.Less(pos) {
+							acked[c.Name()][pos] = true
+						}
+					}
+				case 8:
+					if err := l.Trim(ctx); err != nil {
+						rt.Fatal(err)
+					}
+				case 9:
+					if err := c.Flush(ctx); err != nil {
+						rt.Fatal(err)
+					}
+				case 10:
+					if s.arg%3 == 0 {
+						if err := l.Close(ctx); err != nil {
+							rt.Fatal(err)
+						}
+					}
+					p.crash()
+					p = w.start()
+					l = p.open("a", o)
+				case 11:
+					w.store.LoseAnswers(1)
+				case 12:
+					if err := l.Roll(ctx); err != nil {
+						rt.Fatal(err)
+					}
+				default:
+					time.Sleep(time.Duration(s.arg%200) * time.Millisecond)
+				}
+				for _, n := range names {
+					c := l.Cursor(n)
+					var backlog int64
+					for pos, want := range held {
+						if c.IsAcked(pos) {
+							continue
+						}
+						if !l.Exists(pos) {
+							if !acked[n][pos] {
+								rt.Fatalf("%v was trimmed, and %s has not acknowledged it", pos, n)
+							}
+							continue // acknowledged, trimmed, and then the acknowledgement was lost
+						}
+						backlog++
+						es, err := l.Read(ctx, nil, pos, 1, 1)
+						if err != nil || len(es) == 0 || (ledgerfs.Position{Ledger: es[0].Ledger, Entry: es[0].Entry}) != pos {
+							rt.Fatalf("read %v: %v, %v", pos, es, err)
+						}
+						if _, b, _ := CutPrefix(es[0].Payload); string(b) != want {
+							rt.Fatalf("%v holds %q, want %q", pos, b, want)
+						}
+					}
+					if got := c.Backlog(); got != backlog {
+						rt.Fatalf("backlog of %s is %d, want %d: %+v", n, got, backlog, c.Stats())
+					}
+				}
+			}
+			if got := l.NextIndex(); got != int64(len(ps)) {
+				rt.Fatalf("next index %d, want %d", got, len(ps))
+			}
+			if err := l.Delete(ctx); err != nil {
+				rt.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			items, _, err := w.store.Range(ctx, "", "\xff", 0)
+			for _, it := range items {
+				if it.Key != "seq/ledger" {
+					rt.Errorf("left behind: %s %v", it.Key, err)
+				}
+			}
+			for id := range ledgerfs.LedgerID(400) {
+				if len(w.At(0).Entries(id)) > 0 {
+					rt.Errorf("the bookie still holds ledger %d", id)
+				}
+			}
+		})
+	})
+}

@@ -289,9 +289,7 @@ func (c *Cursor) Durable() bool { return c.durable }
 func (c *Cursor) lock() chain.Fence {
 	c.l.cursors.mu.Lock()
 	f := c.l.Fence()
-	if !c.durable {
-		c.acks.follow(f)
-	}
+	c.acks.follow(f)
 	return f
 }
 
