@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -304,5 +307,40 @@ func TestFailedSyncIsFatal(t *testing.T) {
 				t.Errorf("after the restart: version %d, %v, want 1", it.Version, err)
 			}
 		})
+	}
+}
+
+// TestFullDiskIsSurvived lets new table files fail for want of space: commits go on into the log, and when space
+// comes back so do the tables.
+func TestFullDiskIsSurvived(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewCrashableMem()
+	var refusals atomic.Int64
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") && refusals.Add(-1) >= 0 {
+			return &os.PathError{Op: "create", Path: op.Path, Err: syscall.ENOSPC}
+		}
+		return nil
+	}))
+	s, err := Open(Config{Dir: "meta", FS: fs, MemTableBytes: 64 << 10, Fatal: func(err error) { t.Errorf("Fatal: %v", err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusals.Store(3)
+	const n = 500
+	for i := range n {
+		put(t, s.Store(), raftmeta.Put(fmt.Sprint("k", i), make([]byte, 1000)))
+	}
+	if refusals.Load() >= 0 {
+		t.Error("no table was refused")
+	}
+	image := mem.CrashClone(vfs.CrashCloneCfg{})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, Config{Dir: "meta", FS: image})
+	items, _, err := s.Store().Range(t.Context(), "k", "l", 0)
+	if err != nil || len(items) != n {
+		t.Errorf("%d keys, %v, want %d", len(items), err, n)
 	}
 }

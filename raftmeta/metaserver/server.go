@@ -137,7 +137,9 @@ type Server struct {
 	cluster []byte
 	early   failure // before there is a node
 	closing sync.Once
-	mu      struct {
+
+	fullOnce sync.Once
+	mu       struct {
 		sync.Mutex
 		closed   bool
 		sessions map[raftmeta.SessionID]*lease.Session
@@ -258,17 +260,29 @@ func (s *Server) options() *pebble.Options {
 	o := &pebble.Options{
 		FS: s.cfg.FS, CacheSize: s.cfg.CacheBytes, MemTableSize: s.cfg.MemTableBytes, MemTableStopWritesThreshold: 4,
 		FormatMajorVersion: pebbleFormat, MaxOpenFiles: 200, Logger: pebbleLogger{s.cfg.Logger, s.early.set},
-		// What is read is small and hot; sizes of values are bounded.
-		L0CompactionThreshold: 2, L0StopWritesThreshold: 12,
 	}
 	o.Experimental.CompactionScheduler = newOneCompaction()
 	o.EventListener = &pebble.EventListener{
-		BackgroundError: func(err error) { s.early.set(fmt.Errorf("pebble: background work: %w", err)) },
+		BackgroundError: s.backgroundError,
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.early.set(fmt.Errorf("pebble: corruption in %s: %w", i.Path, i.Details))
 		},
 	}
 	return o
+}
+
+// backgroundError is told that a flush or a compaction has failed. Pebble tries again at once. Where only the
+// disk is full that is right, if not so soon: nothing is lost, the write-ahead log has it all, and space may come
+// back. Any other error is the node's end.
+func (s *Server) backgroundError(err error) {
+	if !vfs.IsNoSpaceError(err) {
+		s.early.set(fmt.Errorf("pebble: background work: %w", err))
+		return
+	}
+	s.fullOnce.Do(func() {
+		s.cfg.Logger.Warn("disk is full: metadata is kept in its log until there is space", "dir", s.cfg.Dir, "err", err)
+	})
+	time.Sleep(100 * time.Millisecond)
 }
 
 // identity reads who the directory belongs to; a new one is made this node's.

@@ -3,11 +3,7 @@ package node
 import (
 	"fmt"
 	"log/slog"
-
-	"go.etcd.io/raft/v3/tracker"
 )
-
-type progress = tracker.Progress
 
 // raftLogger writes Raft's log lines to a slog.Logger. What Raft calls information is detail to everybody
 // else.

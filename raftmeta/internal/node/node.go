@@ -30,6 +30,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/daybook/daybook/raftmeta"
@@ -54,8 +55,9 @@ const (
 	maxBatchBytes   = 4 << 20
 	maxBatchEntries = 2048
 	maxUncommitted  = 64 << 20
-	keepEntries     = 1000    // after the applied one is truncated to
-	keepForSlowest  = 100_000 // for a follower that is behind; further back it gets a snapshot
+	keepEntries     = 1000    // when there are twice as many
+	keepBytes       = 4 << 20 // when there are twice as many
+	keepForSlowest  = 100_000 // entries for a follower that is behind; further back it gets a snapshot
 )
 
 // Config is what a node is made of.
@@ -824,20 +826,22 @@ func (n *Node) trimEvents(now time.Time) {
 
 // trimLog removes entries that nobody needs any more.
 func (n *Node) trimLog() error {
-	if n.log.Len() < 2*keepEntries {
+	entries, bytes := n.log.Len()
+	if entries < 2*keepEntries && bytes < 2*keepBytes {
 		return nil
 	}
-	upTo := n.machine.Applied().Index - keepEntries
+	applied := n.machine.Applied().Index
+	upTo := min(applied, n.log.Before(keepEntries, keepBytes))
 	if n.isLeader && !n.alone() {
-		n.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr progress) {
-			if pr.Match < upTo && n.machine.Applied().Index-pr.Match < keepForSlowest {
-				upTo = pr.Match
+		n.rn.WithProgress(func(_ uint64, _ raft.ProgressType, pr tracker.Progress) {
+			if applied-min(applied, pr.Match) < keepForSlowest {
+				upTo = min(upTo, pr.Match)
 			}
 		})
 	}
 	first, _ := n.log.FirstIndex()
-	if upTo < first+keepEntries/2 {
-		return nil
+	if upTo < first || int(upTo-first) < entries/8 {
+		return nil // held back by a follower: in larger steps
 	}
 	b := n.cfg.DB.NewBatch()
 	defer b.Close()

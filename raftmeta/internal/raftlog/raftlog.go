@@ -17,7 +17,7 @@
 //
 // # Memory
 //
-// The terms of all kept entries (8 bytes each), and the newest entries up to tailBytes.
+// The terms and sizes of all kept entries (16 bytes each), and the newest entries up to tailBytes.
 package raftlog
 
 import (
@@ -57,7 +57,8 @@ type Log struct {
 	db    *pebble.DB
 	hard  *raftpb.HardState
 	trunc position
-	terms []uint64        // of the entries after trunc
+	kept  []kept          // the entries after trunc
+	size  int             // of the data in kept
 	tail  []*raftpb.Entry // the newest entries, without a gap to the last
 	bytes int             // of the data in tail
 	// applied returns the state's position and members, for InitialState and Snapshot.
@@ -65,6 +66,11 @@ type Log struct {
 }
 
 type position struct{ index, term uint64 }
+
+type kept struct {
+	term uint64
+	size int
+}
 
 // ReadIdentity returns the identity in db, or nil if db is new.
 func ReadIdentity(db *pebble.DB) (*metapb.Identity, error) {
@@ -199,17 +205,18 @@ func decodeEntry(key, value []byte) (*raftpb.Entry, error) {
 	}, nil
 }
 
-func (l *Log) last() uint64 { return l.trunc.index + uint64(len(l.terms)) }
+func (l *Log) last() uint64 { return l.trunc.index + uint64(len(l.kept)) }
 
 func (l *Log) lastTerm() uint64 {
-	if n := len(l.terms); n > 0 {
-		return l.terms[n-1]
+	if n := len(l.kept); n > 0 {
+		return l.kept[n-1].term
 	}
 	return l.trunc.term
 }
 
 func (l *Log) push(e *raftpb.Entry) {
-	l.terms = append(l.terms, e.GetTerm())
+	l.kept = append(l.kept, kept{e.GetTerm(), len(e.Data)})
+	l.size += len(e.Data)
 	l.tail = append(l.tail, e)
 	l.bytes += len(e.Data)
 	for l.bytes > tailBytes && len(l.tail) > 1 {
@@ -260,7 +267,8 @@ func (l *Log) DidWrite(entries []*raftpb.Entry, hs *raftpb.HardState) {
 	if len(entries) > 0 {
 		keep := entries[0].GetIndex() - l.trunc.index - 1
 		for l.last()-l.trunc.index > keep {
-			l.terms = l.terms[:len(l.terms)-1]
+			l.size -= l.kept[len(l.kept)-1].size
+			l.kept = l.kept[:len(l.kept)-1]
 			if n := len(l.tail); n > 0 {
 				l.bytes -= len(l.tail[n-1].Data)
 				l.tail = l.tail[:n-1]
@@ -293,7 +301,10 @@ func (l *Log) DidTruncate(index uint64) {
 	if err != nil {
 		panic(fmt.Sprintf("raftlog: truncated up to %d: %v", index, err))
 	}
-	l.terms = slices.Clone(l.terms[index-l.trunc.index:])
+	for _, k := range l.kept[:index-l.trunc.index] {
+		l.size -= k.size
+	}
+	l.kept = slices.Clone(l.kept[index-l.trunc.index:])
 	for len(l.tail) > 0 && l.tail[0].GetIndex() <= index {
 		l.dropOldest()
 	}
@@ -323,11 +334,23 @@ func (l *Log) DidReset(index, term uint64) {
 		l.hard = &raftpb.HardState{Term: l.hard.Term, Vote: l.hard.Vote, Commit: new(max(index, l.hard.GetCommit()))}
 	}
 	l.trunc = position{index, term}
-	l.terms, l.tail, l.bytes = nil, nil, 0
+	l.kept, l.size, l.tail, l.bytes = nil, 0, nil, 0
 }
 
-// Len returns the number of kept entries.
-func (l *Log) Len() int { return len(l.terms) }
+// Len returns the number of kept entries and the bytes of their data.
+func (l *Log) Len() (entries, bytes int) { return len(l.kept), l.size }
+
+// Before returns the last entry before the newest that are together at most entries and bytes.
+func (l *Log) Before(entries, bytes int) uint64 {
+	n := 0
+	for n < min(entries, len(l.kept)) {
+		if bytes -= l.kept[len(l.kept)-1-n].size; bytes < 0 {
+			break
+		}
+		n++
+	}
+	return l.last() - uint64(n)
+}
 
 // InitialState implements raft.Storage.
 func (l *Log) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
@@ -400,7 +423,7 @@ func (l *Log) Term(i uint64) (uint64, error) {
 	case i > l.last():
 		return 0, raft.ErrUnavailable
 	}
-	return l.terms[i-l.trunc.index-1], nil
+	return l.kept[i-l.trunc.index-1].term, nil
 }
 
 // FirstIndex implements raft.Storage.

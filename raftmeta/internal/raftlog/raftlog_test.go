@@ -66,7 +66,7 @@ func TestLogAgreesWithModel(t *testing.T) {
 			return l
 		}
 		l := open()
-		for range 20 {
+		for range 12 {
 			switch rapid.IntRange(0, 9).Draw(t, "do") {
 			default:
 				from := rapid.Uint64Range(m.commit+1, m.last()+1).Draw(t, "from")
@@ -75,7 +75,7 @@ func TestLogAgreesWithModel(t *testing.T) {
 					m.term++ // only a new leader overwrites
 				}
 				var add []*raftpb.Entry
-				for range rapid.IntRange(1, 6).Draw(t, "n") {
+				for range rapid.IntRange(1, 4).Draw(t, "n") {
 					size := rapid.SampledFrom([]int{0, 1, 9, 50, 100, 100, 400 << 10}).Draw(t, "size")
 					add = append(add, &raftpb.Entry{
 						Index: new(from + uint64(len(add))), Term: new(m.term), Type: raftpb.EntryType(rapid.IntRange(0, 2).Draw(t, "type")).Enum(),
@@ -172,6 +172,23 @@ func check(t *rapid.T, l *Log, m *model) {
 		if limit == 1<<40 && uint64(len(got)) != hi-lo {
 			t.Fatalf("Entries(%d, %d) returned %d without a limit", lo, hi, len(got))
 		}
+	}
+	size := 0
+	for _, e := range m.entries {
+		size += len(e.Data)
+	}
+	if n, got := l.Len(); n != len(m.entries) || got != size {
+		t.Fatalf("%d entries of %d bytes, want %d of %d", n, got, len(m.entries), size)
+	}
+	maxEntries, maxBytes := rapid.IntRange(0, 9).Draw(t, "entries"), rapid.SampledFrom([]int{0, 200, 1 << 20}).Draw(t, "bytes")
+	before := m.last()
+	for size := 0; before > m.trunc.index && m.last()-before < uint64(maxEntries); before-- {
+		if size += len(m.entries[before-m.trunc.index-1].Data); size > maxBytes {
+			break
+		}
+	}
+	if got := l.Before(maxEntries, maxBytes); got != before {
+		t.Fatalf("Before(%d, %d) = %d, want %d", maxEntries, maxBytes, got, before)
 	}
 	if l.bytes > tailBytes && len(l.tail) > 1 {
 		t.Fatalf("%d bytes in %d entries are kept in memory", l.bytes, len(l.tail))
