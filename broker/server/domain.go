@@ -26,8 +26,8 @@ type domain struct {
 	advertised string
 }
 
-func (d *domain) Topic(ctx context.Context, n topicname.Name, create bool) (conn.Topic, error) {
-	t, err := d.topics.Topic(ctx, n, topics.Options{Create: create})
+func (d *domain) Topic(ctx context.Context, n topicname.Name, u conn.Use) (conn.Topic, error) {
+	t, err := d.topics.Topic(ctx, n, topics.Options{Create: u != conn.Existing, Comeback: u == conn.Comeback})
 	if err != nil {
 		return nil, err
 	}

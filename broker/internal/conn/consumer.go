@@ -86,7 +86,11 @@ func rollback(sec uint64) time.Duration {
 
 // create runs beside the loop.
 func (k *consumer) create(ctx context.Context, name topicname.Name, m *pb.CommandSubscribe, req subscription.Request) (Topic, Consumer, error) {
-	t, err := k.c.domain.Topic(ctx, name, m.GetForceTopicCreation())
+	use := Existing
+	if m.GetForceTopicCreation() {
+		use = Create
+	}
+	t, err := k.c.domain.Topic(ctx, name, use)
 	if err != nil {
 		return nil, nil, err
 	}

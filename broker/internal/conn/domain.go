@@ -13,8 +13,8 @@ import (
 // A Domain is what connections ask of the broker. Its methods may be called by any goroutine and may wait;
 // they give up when ctx ends. Their errors are serr.Errors or become one through serr.From.
 type Domain interface {
-	// Topic loads the topic; create says that the client's use of it may create it.
-	Topic(ctx context.Context, n topicname.Name, create bool) (Topic, error)
+	// Topic loads the topic for that use.
+	Topic(ctx context.Context, n topicname.Name, u Use) (Topic, error)
 	// Partitions is the number of partitions of the topic, 0 if it is not partitioned or does not exist. With
 	// create, a topic that does not exist may be created as the policies say.
 	Partitions(ctx context.Context, n topicname.Name, create bool) (int, error)
@@ -34,6 +34,16 @@ type Domain interface {
 	// none.
 	GetSchema(ctx context.Context, n topicname.Name, version []byte) (Schema, []byte, error)
 }
+
+// A Use of a topic says whether it may create the topic.
+type Use uint8
+
+// The uses. Comeback is that of a producer that was connected before: it may create, but not what was just deleted.
+const (
+	Existing Use = iota
+	Create
+	Comeback
+)
 
 // A Topic is a loaded topic: topic.Topic, with its producers and consumers as interfaces.
 type Topic interface {

@@ -38,7 +38,7 @@ func newDomain() *domain {
 	return &domain{topics: map[string]*fakeTopic{}, partitions: map[string]int{}, schemas: map[string][]conn.Schema{}}
 }
 
-func (d *domain) Topic(ctx context.Context, n topicname.Name, create bool) (conn.Topic, error) {
+func (d *domain) Topic(ctx context.Context, n topicname.Name, u conn.Use) (conn.Topic, error) {
 	if d.gate != nil {
 		select {
 		case <-d.gate:
@@ -50,7 +50,7 @@ func (d *domain) Topic(ctx context.Context, n topicname.Name, create bool) (conn
 	defer d.mu.Unlock()
 	t := d.topics[n.String()]
 	if t == nil {
-		if !create {
+		if u == conn.Existing {
 			return nil, serr.TopicNotFound.Errorf("Topic %s does not exist", n)
 		}
 		t = &fakeTopic{d: d, name: n}
@@ -60,7 +60,7 @@ func (d *domain) Topic(ctx context.Context, n topicname.Name, create bool) (conn
 }
 
 func (d *domain) topic(name string) *fakeTopic {
-	t, err := d.Topic(context.Background(), must(topicname.Parse(name)), true)
+	t, err := d.Topic(context.Background(), must(topicname.Parse(name)), conn.Create)
 	if err != nil {
 		panic(err)
 	}

@@ -220,7 +220,7 @@ func (c *connection) handleGetOrCreateSchema(m *pb.CommandGetOrCreateSchema) {
 		return
 	}
 	c.request(func(ctx context.Context) func() {
-		_, err := c.domain.Topic(ctx, name, false)
+		_, err := c.domain.Topic(ctx, name, Existing)
 		version := []byte{} // stays empty for bytes, which have no schema: messages then name none
 		if s, ok := givenSchema(m.Schema); ok && err == nil {
 			version, err = c.domain.PutSchema(ctx, name, s)

@@ -70,7 +70,11 @@ func (c *connection) handleProducer(m *pb.CommandProducer) {
 
 // create runs beside the loop.
 func (p *producer) create(ctx context.Context, name topicname.Name, schema *pb.Schema, req topic.ProducerRequest) (Producer, topic.ProducerInfo, error) {
-	t, err := p.c.domain.Topic(ctx, name, true)
+	use := Create
+	if req.Epoch > 0 {
+		use = Comeback
+	}
+	t, err := p.c.domain.Topic(ctx, name, use)
 	if err != nil {
 		return nil, topic.ProducerInfo{}, err
 	}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/daybook/daybook/broker/internal/topic"
 	"github.com/daybook/daybook/broker/serr"
@@ -51,8 +53,10 @@ type Registry struct {
 
 	mu struct {
 		sync.Mutex
-		slots  map[topicname.Name]*slot
-		closed bool
+		slots map[topicname.Name]*slot
+		// deleted says when topics were deleted within the last tombstone.
+		deleted map[topicname.Name]time.Time
+		closed  bool
 	}
 }
 
@@ -160,6 +164,9 @@ func (r *Registry) open(ctx context.Context, n topicname.Name, o Options) (*topi
 		}
 		if err := n.CanCreate(); err != nil {
 			return nil, serr.InvalidTopicName.Wrapf(err, "%s", err.Error())
+		}
+		if o.Comeback && r.justDeleted(n) {
+			return nil, serr.TopicNotFound.Errorf("Topic %s was deleted", n)
 		}
 		if !o.Explicit {
 			if err := r.cfg.Policy.CheckCreate(ctx, n); err != nil {
@@ -284,7 +291,35 @@ func (r *Registry) Delete(ctx context.Context, n topicname.Name, force bool) err
 	if err != nil {
 		return err
 	}
-	return r.close(ctx, n, t, func(t *topic.Topic, ctx context.Context) error { return t.Delete(ctx, force) })
+	return r.close(ctx, n, t, func(t *topic.Topic, ctx context.Context) error {
+		err := t.Delete(ctx, force)
+		if err == nil {
+			r.bury(n)
+		}
+		return err
+	})
+}
+
+// tombstone is how long the producers of a deleted topic do not bring it back by reconnecting.
+const tombstone = time.Minute
+
+// bury remembers that the topic was deleted, and forgets those that were deleted long ago.
+func (r *Registry) bury(n topicname.Name) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(r.mu.deleted, func(_ topicname.Name, at time.Time) bool { return now.Sub(at) >= tombstone })
+	if r.mu.deleted == nil {
+		r.mu.deleted = make(map[topicname.Name]time.Time)
+	}
+	r.mu.deleted[n] = now
+}
+
+func (r *Registry) justDeleted(n topicname.Name) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, ok := r.mu.deleted[n]
+	return ok && time.Since(at) < tombstone
 }
 
 // Unload closes the topic's clients, brings its cursors to disk and forgets it; the next use loads it again. A topic

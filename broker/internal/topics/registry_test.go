@@ -196,3 +196,28 @@ func TestAClosedRegistryRefuses(t *testing.T) {
 		}
 	})
 }
+
+// A deleted topic does not come back because its former producers reconnect; new clients may make it anew.
+func TestReconnectingDoesNotBringATopicBack(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		n := d.Topic("t").Name()
+		if err := d.Topics.Delete(t.Context(), n, true); err != nil {
+			t.Fatal(err)
+		}
+		comeback := topics.Options{Create: true, Comeback: true}
+		if _, err := d.Topics.Topic(t.Context(), n, comeback); !errors.Is(err, serr.TopicNotFound) {
+			t.Fatalf("coming back at once: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if _, err := d.Topics.Topic(t.Context(), n, comeback); err != nil {
+			t.Fatalf("coming back after a minute: %v", err)
+		}
+		if err := d.Topics.Delete(t.Context(), n, true); err != nil {
+			t.Fatal(err)
+		}
+		d.Topic("t")
+		if _, err := d.Topics.Topic(t.Context(), n, comeback); err != nil {
+			t.Fatalf("coming back to what a new client has made: %v", err)
+		}
+	})
+}

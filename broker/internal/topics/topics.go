@@ -34,6 +34,9 @@ type Options struct {
 	Create bool
 	// Explicit creation comes from the admin API: the policy for automatic creation is not asked.
 	Explicit bool
+	// Comeback is the use by a producer that was connected before: within a minute of the topic's deletion it does not
+	// create it anew (TopicNotFound). New clients do.
+	Comeback bool
 	// Properties are stored with a topic that is created.
 	Properties map[string]string
 }
