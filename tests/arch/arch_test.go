@@ -26,7 +26,7 @@ var layers = []struct {
 	{"raftmeta", nil},
 	{"ledgerfs", []string{"raftmeta", "raftmeta/metatest"}},
 	{"broker", []string{"raftmeta", "raftmeta/metatest", "ledgerfs/..."}},
-	{"query", []string{"raftmeta", "raftmeta/metatest", "ledgerfs", "ledgerfs/topicread", "ledgerfs/topicname", "ledgerfs/message", "ledgerfs/schema"}},
+	{"query", []string{"raftmeta", "raftmeta/metatest", "ledgerfs", "ledgerfs/chain", "ledgerfs/topicread", "ledgerfs/topicname", "ledgerfs/message", "ledgerfs/schema"}},
 }
 
 // never lists imports that must not exist, even indirectly, outside tests.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/daybook/daybook/tools/internal/admincmd"
+	"github.com/daybook/daybook/tools/internal/clientcmd"
 	"github.com/daybook/daybook/tools/internal/endpoints"
 	"github.com/daybook/daybook/tools/internal/fscmd"
 	"github.com/daybook/daybook/tools/internal/sqlcmd"
@@ -94,6 +95,7 @@ Start with 'daybook standalone --mount ./mnt'. Commands that talk to a server fi
 			return e.Admin, err
 		},
 	})...)
+	cmd.AddCommand(clientcmd.Commands(func() string { return endpoints.Service(serviceFlag) })...)
 	cmd.AddCommand(sqlcmd.Command(adminURL))
 	cmd.AddCommand(versionCommand())
 	usageErrors(cmd)
