@@ -119,7 +119,8 @@ func showEntry(ctx context.Context, t Topic, p ledgerfs.Position) (any, error) {
 		}
 	}
 	h := make(http.Header)
-	set := func(name, value string) { h.Set("X-Pulsar-"+name, headerValue(value)) }
+	// The names go out as Pulsar spells them, which is not Go's way.
+	set := func(name, value string) { h["X-Pulsar-"+name] = []string{headerValue(value)} }
 	setBytes := func(name string, value []byte) {
 		if len(value) > 0 {
 			set("Base64-"+name, base64.StdEncoding.EncodeToString(value))
@@ -135,7 +136,7 @@ func showEntry(ctx context.Context, t Topic, p ledgerfs.Position) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	h["X-Pulsar-PROPERTY"] = []string{asciiJSON(js)}
+	set("PROPERTY", asciiJSON(js))
 	if e.HasBroker {
 		set("Broker-Entry-METADATA-timestamp", when(e.Broker.Timestamp))
 		set("Broker-Entry-METADATA-index", strconv.FormatInt(e.Broker.Index, 10))
@@ -175,7 +176,7 @@ func showEntry(ctx context.Context, t Topic, p ledgerfs.Position) (any, error) {
 		set("replicated-from", string(m.ReplicatedFrom))
 	}
 	for c := range m.ReplicateTo() {
-		h.Add("X-Pulsar-replicated-to", headerValue(string(c)))
+		h["X-Pulsar-replicated-to"] = append(h["X-Pulsar-replicated-to"], headerValue(string(c)))
 	}
 	if m.HasKey {
 		set("partition-key", string(m.Key))
