@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/daybook/daybook/ledgerfs"
+	"github.com/daybook/daybook/ledgerfs/internal/disk"
 )
 
 // A Chain is the end of a row of batches: what the next one must follow.
@@ -44,7 +45,8 @@ type Result struct {
 // reused.
 type Visit func(r *Record, off int64) error
 
-// Scan reads the batches of a segment file in order. The first may follow anything; whoever knows the end of
+// Scan reads the batches of a segment file in order, with reads that are aligned to BlockSize in every way if the
+// size is. The first may follow anything; whoever knows the end of
 // the segment before compares it with Result.First. The end is the first place without a good batch that no later batch knows as durable; earlier bad places
 // are damage: what is intact there is visited nonetheless, and the rest is reported as lost. Scan fails
 // only if reading fails or the format is newer.
@@ -74,7 +76,7 @@ func (s *scanner) bytes(off int64, n int) ([]byte, error) {
 			return nil, io.ErrUnexpectedEOF
 		}
 		if cap(s.buf) < want {
-			s.buf = make([]byte, want)
+			s.buf = disk.AlignedBlock((want + BlockSize - 1) &^ (BlockSize - 1))
 		}
 		s.buf = s.buf[:want]
 		s.off = off

@@ -471,7 +471,8 @@ func (r *recovery) follow(_, last segment.Chain, n uint64) { r.prev, r.prevNo = 
 
 func (r *recovery) scan(n uint64) error {
 	s, c := r.s, &r.s.core
-	f, err := s.fs.Open(s.segmentName(n), 0)
+	// Past the page cache, where that works: it is several times as fast, and nothing is read twice.
+	f, err := s.fs.Open(s.segmentName(n), disk.Durable)
 	if err != nil {
 		return err
 	}
@@ -483,7 +484,7 @@ func (r *recovery) scan(n uint64) error {
 	if size < segment.FileHeaderSize+segment.SealSize {
 		return fmt.Errorf("%w: %s has %d bytes", ErrIdentity, s.segmentName(n), size)
 	}
-	head := make([]byte, segment.FileHeaderSize)
+	head := disk.AlignedBlock(segment.FileHeaderSize)
 	if err := disk.ReadFull(f, head, 0); err != nil {
 		return err
 	}
@@ -684,7 +685,7 @@ func (r *recovery) finish() error {
 	}
 	c.seq = (max(c.chain.Seq, r.prev.Seq)/seqStep + 1) * seqStep
 	if c.active == nil {
-		deadline := time.Now().Add(200 * time.Millisecond)
+		deadline := time.Now().Add(100 * time.Millisecond)
 		g, err := s.makeSegment(func() bool { return time.Now().After(deadline) })
 		if err != nil {
 			return err
