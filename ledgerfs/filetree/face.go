@@ -1,8 +1,10 @@
 package filetree
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 
@@ -47,15 +49,7 @@ func (s *segment) addMark(off int64, e ledgerfs.EntryID) {
 
 // before is the last mark at or before off.
 func (s *segment) before(off int64) mark {
-	i, ok := slices.BinarySearchFunc(s.marks, off, func(m mark, off int64) int {
-		switch {
-		case m.off < off:
-			return -1
-		case m.off > off:
-			return 1
-		}
-		return 0
-	})
+	i, ok := slices.BinarySearchFunc(s.marks, off, func(m mark, off int64) int { return cmp.Compare(m.off, off) })
 	if !ok {
 		i--
 	}
@@ -198,18 +192,30 @@ func (fc *face) count(ctx context.Context) error {
 	t := fc.file.tree
 	r := t.renderer(fc.file, fence)
 	defer r.release()
+	var scan Scan
+	closeScan := func() {
+		if scan != nil {
+			scan.Close()
+			scan = nil
+		}
+	}
+	defer closeScan()
 	var lens []int64
 	for !fence.Last.Less(next) {
 		if n, ok := fc.adopt(fence, next); ok {
+			closeScan() // it goes on behind the ledger
 			next = n
 			fc.file.grown(fc)
 			continue
 		}
-		entries, err := t.entries.Read(ctx, fence, next, countChunk)
-		if err != nil {
+		if scan == nil {
+			scan = t.entries.Scan(fence, next, fence.Last.Next())
+		}
+		entries, err := scan.Next(ctx)
+		if err != nil && err != io.EOF {
 			return fmt.Errorf("count %s of %s at %s: %w", viewName(fc.view), fc.file.name, next, err)
 		}
-		if len(entries) == 0 {
+		if err == io.EOF {
 			// Ledgers without entries lie between here and the fence.
 			next = fence.Last.Next()
 			fc.addCounted(fence, nil, nil, next, 0, 0)
@@ -425,13 +431,24 @@ func (fc *face) readAt(ctx context.Context, dst []byte, gen uint64, off int64, n
 	r := fc.file.tree.renderer(fc.file, x.fence)
 	defer r.release()
 	pos, cur := ledgerfs.Position{Ledger: seg.ledger, Entry: from.entry}, seg.base+from.off
+	var scan Scan // of a long read: it reads ahead
+	if want-cur > countChunk {
+		scan = fc.file.tree.entries.Scan(x.fence, pos, fc.behind(want, x.fence.Last))
+		defer scan.Close()
+	}
 	for cur < want {
-		entries, err := fc.file.tree.entries.Read(ctx, x.fence, pos, int(min(max(want-cur, minReadChunk), countChunk)))
+		var entries []ledgerfs.Entry
+		var err error
+		if scan != nil {
+			entries, err = scan.Next(ctx)
+		} else {
+			entries, err = fc.file.tree.entries.Read(ctx, x.fence, pos, int(max(want-cur, minReadChunk)))
+		}
+		if err == io.EOF || err == nil && len(entries) == 0 {
+			return dst, x, fc.mismatch(cur)
+		}
 		if err != nil {
 			return dst, x, fmt.Errorf("read %s of %s at %s: %w", viewName(fc.view), fc.file.name, pos, err)
-		}
-		if len(entries) == 0 {
-			return dst, x, fc.mismatch(cur)
 		}
 		for i := range entries {
 			e := &entries[i]
@@ -494,6 +511,23 @@ func (fc *face) locate(off int64) (*segment, mark, bool) {
 		}
 	}
 	return s, m, true
+}
+
+// behind is a position up to which a read has to look for text before the offset want, as near as is known.
+func (fc *face) behind(want int64, last ledgerfs.Position) ledgerfs.Position {
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	for _, s := range slices.Backward(fc.mu.segs) {
+		if s.base >= want {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(s.marks, want-s.base, func(m mark, off int64) int { return cmp.Compare(m.off, off) })
+		if i < len(s.marks) {
+			return ledgerfs.Position{Ledger: s.ledger, Entry: s.marks[i].entry}
+		}
+		break
+	}
+	return last.Next()
 }
 
 // segment is the segment of a ledger that a read comes to at offset cur; there it must begin.

@@ -59,6 +59,16 @@ type Entries interface {
 	// Read returns the entries at or after from in order, as far as the fence reaches: at least one if there
 	// is one, then no more than about maxBytes of payload. None means that the fence ends before from.
 	Read(ctx context.Context, f chain.Fence, from ledgerfs.Position, maxBytes int) ([]ledgerfs.Entry, error)
+
+	// Scan reads the entries from from up to but without to, as far as the fence reaches, ahead of its caller.
+	Scan(f chain.Fence, from, to ledgerfs.Position) Scan
+}
+
+// A Scan is a run of entries being read. It is for one goroutine, and must be closed.
+type Scan interface {
+	// Next returns the next entries, in order; io.EOF when there are no more.
+	Next(ctx context.Context) ([]ledgerfs.Entry, error)
+	Close()
 }
 
 // A Publisher appends messages to topics.
@@ -74,6 +84,10 @@ type Publisher interface {
 func ReadBookies(c *topicread.Client) Entries { return bookieEntries{c} }
 
 type bookieEntries struct{ c *topicread.Client }
+
+func (b bookieEntries) Scan(f chain.Fence, from, to ledgerfs.Position) Scan {
+	return b.c.Read(f, topicread.Run{From: from, To: to}, topicread.Options{BatchBytes: countChunk})
+}
 
 func (b bookieEntries) Read(ctx context.Context, f chain.Fence, from ledgerfs.Position, maxBytes int) ([]ledgerfs.Entry, error) {
 	if f.Last.Less(from) {

@@ -147,7 +147,7 @@ func TestTextNeverChangesUnderGrowthRollingAndTrimming(t *testing.T) {
 				rt.Fatalf("%s: text is [%d, %d), %v, want [%d, %d)", what, a.Base, a.End, err, base, len(model))
 			}
 			off := rapid.IntRange(base, len(model)).Draw(rt, "off")
-			size := rapid.IntRange(0, 40_000).Draw(rt, "size")
+			size := rapid.OneOf(rapid.IntRange(0, 40_000), rapid.IntRange(2<<20, 4<<20)).Draw(rt, "size")
 			got, _, err := tr.ReadAt(ctx, nil, path, a.Gen, int64(off), size)
 			if want := model[off:min(off+size, len(model))]; err != nil || !bytes.Equal(got, want) {
 				rt.Fatalf("%s: read %d at %d = %.60q…, %v, want %.60q…", what, size, off, got, err, want)

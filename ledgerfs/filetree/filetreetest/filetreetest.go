@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -424,6 +425,33 @@ func (n *Node) Read(ctx context.Context, f chain.Fence, from ledgerfs.Position, 
 	}
 	return out, ctx.Err()
 }
+
+// Scan implements filetree.Entries.
+func (n *Node) Scan(f chain.Fence, from, to ledgerfs.Position) filetree.Scan {
+	if !f.Last.Less(to) {
+		f.Last = to.Prev()
+	}
+	return &scan{n, f, from}
+}
+
+type scan struct {
+	n    *Node
+	f    chain.Fence
+	from ledgerfs.Position
+}
+
+func (s *scan) Next(ctx context.Context) ([]ledgerfs.Entry, error) {
+	es, err := s.n.Read(ctx, s.f, s.from, 1<<20)
+	if err == nil && len(es) == 0 {
+		err = io.EOF
+	}
+	if err == nil {
+		s.from = ledgerfs.Position{Ledger: es[len(es)-1].Ledger, Entry: es[len(es)-1].Entry + 1}
+	}
+	return es, err
+}
+
+func (s *scan) Close() {}
 
 // Append implements filetree.Publisher.
 func (n *Node) Append(ctx context.Context, name topicname.Name, records [][]byte) (int, error) {
