@@ -186,8 +186,7 @@ func (a *acks) absorb(f chain.Fence) {
 	}
 }
 
-// follow moves over entries that no longer exist: those of ledgers that were trimmed, for a reader's cursor at any time,
-// for a durable one when the last acknowledgements before a crash were lost.
+// follow moves over entries that no longer exist: those of ledgers that were trimmed under a reader's cursor.
 func (a *acks) follow(f chain.Fence) {
 	if len(f.Record.Ledgers) == 0 {
 		return

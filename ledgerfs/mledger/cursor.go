@@ -289,7 +289,9 @@ func (c *Cursor) Durable() bool { return c.durable }
 func (c *Cursor) lock() chain.Fence {
 	c.l.cursors.mu.Lock()
 	f := c.l.Fence()
-	c.acks.follow(f)
+	if !c.durable {
+		c.acks.follow(f)
+	}
 	return f
 }
 

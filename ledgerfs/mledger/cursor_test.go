@@ -504,3 +504,35 @@ func TestTruncateMovesCursors(t *testing.T) {
 		t.Errorf("%d entries, backlogs %d and %d", n, c.Backlog(), r.Backlog())
 	}
 }
+
+// The acknowledgements that let a ledger go may be lost in a crash when single ones in that ledger were durable already.
+func TestLostAcknowledgementsOfTrimmedLedgersDoNotCount(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t, 1)
+	p := w.start(func(c *Config) { c.FlushInterval = 1 << 40 })
+	l := p.open("a", Options{})
+	c, _, _ := l.OpenCursor(ctx, "sub", Earliest, nil)
+	for i := range 10 {
+		pos := mustPublish(t, l, fmt.Sprint(i))
+		if i == 5 {
+			c.Ack(pos, nil)
+		}
+	}
+	if err := c.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Roll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	mustPublish(t, l, "after")
+	c.AckAll(l.Prev(l.LastConfirmed()), nil)
+	if err := l.Trim(ctx); err != nil || l.Entries() != 1 {
+		t.Fatal(l.Entries(), err)
+	}
+	p.crash()
+	l = w.start().open("a", Options{})
+	if c := l.Cursor("sub"); c.Backlog() != 1 || c.FirstUnacked() != l.LastConfirmed() {
+		t.Errorf("%+v", c.Stats())
+	}
+}
