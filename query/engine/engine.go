@@ -7,7 +7,7 @@
 //
 // An Engine is safe for concurrent use. A statement uses at most Config.Workers goroutines for scanning and
 // at most Config.MemoryLimit bytes for what it has to hold; beyond that it fails with
-// EXCEEDED_LOCAL_MEMORY_LIMIT. Cancelling its context ends it.
+// EXCEEDED_LOCAL_MEMORY_LIMIT, and with CLUSTER_OUT_OF_MEMORY where all statements together hold too much. Cancelling its context ends it.
 package engine
 
 import (
@@ -49,6 +49,7 @@ type Config struct {
 	Version     string           // version() and /v1/info
 	Workers     int              // goroutines scanning for one statement; 0: 2
 	MemoryLimit int64            // bytes one statement may hold; 0: 512 MiB
+	TotalMemory int64            // bytes all statements together may hold; 0: twice MemoryLimit
 	Now         func() time.Time // nil: time.Now
 }
 
@@ -158,6 +159,9 @@ func (r *Result) Close() {
 		r.op.Close()
 		r.op = nil
 	}
+	if r.mem != nil {
+		r.mem.Release()
+	}
 }
 
 func caught(err *error) {
@@ -170,7 +174,10 @@ func caught(err *error) {
 }
 
 // An Engine runs statements.
-type Engine struct{ cfg Config }
+type Engine struct {
+	cfg Config
+	mem exec.Memory // of all statements
+}
 
 // New makes an engine.
 func New(cfg Config) *Engine {
@@ -179,6 +186,9 @@ func New(cfg Config) *Engine {
 	}
 	if cfg.MemoryLimit <= 0 {
 		cfg.MemoryLimit = 512 << 20
+	}
+	if cfg.TotalMemory <= 0 {
+		cfg.TotalMemory = 2 * cfg.MemoryLimit
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -189,7 +199,7 @@ func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Engine{cfg}
+	return &Engine{cfg: cfg, mem: exec.Memory{Limit: cfg.TotalMemory}}
 }
 
 // Version is what version() says.
@@ -343,9 +353,10 @@ func (r *run) statement(ctx context.Context, stmt syntax.Statement, params int, 
 }
 
 func (r *run) start(ctx context.Context, p *plan.Plan) (*Result, error) {
-	mem := &exec.Memory{Limit: r.e.cfg.MemoryLimit}
+	mem := &exec.Memory{Limit: r.e.cfg.MemoryLimit, Parent: &r.e.mem}
 	op, err := exec.Run(ctx, p, exec.Options{Workers: r.e.cfg.Workers, Memory: mem})
 	if err != nil {
+		mem.Release()
 		return nil, err
 	}
 	res := &Result{op: op, mem: mem}

@@ -131,7 +131,7 @@ func TestFailedReadFailsTheStatement(t *testing.T) {
 	tp.Fail = func() error { return boom }
 	for _, q := range []string{"SELECT * FROM numbers", "SELECT sum(__value__) FROM numbers", "SELECT count(*) FROM numbers n JOIN orders o ON n.__value__ = o.id",
 		"SELECT * FROM numbers ORDER BY 1"} {
-		if _, err := ask(newEngine(tp), engine.Session{}, q); code(err) != "GENERIC_EXTERNAL" || !errors.Is(err, boom) {
+		if _, err := ask(newEngine(tp), engine.Session{}, q); code(err) != "PULSAR_READ_ERROR" || !errors.Is(err, boom) {
 			t.Errorf("%s: %v", q, err)
 		}
 	}

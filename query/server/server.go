@@ -22,6 +22,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ const (
 	maxStatement = 1 << 20
 	pageBytes    = 1 << 20
 	pagesAhead   = 2
+	keepDone     = 32
 	longPoll     = time.Second
 )
 
@@ -61,6 +63,8 @@ type Server struct {
 	mu struct {
 		sync.Mutex
 		queries map[string]*query
+		active  int      // queries whose last page has not been given out
+		done    []*query // the others, oldest first: their last page may be asked for again
 		seq     int
 		closed  bool
 	}
@@ -219,7 +223,7 @@ func (s *Server) open(sess engine.Session, text, tx string) (*query, error) {
 	if s.mu.closed {
 		return nil, errors.New("server is shutting down")
 	}
-	if len(s.mu.queries) >= s.cfg.MaxQueries {
+	if s.mu.active >= s.cfg.MaxQueries {
 		return nil, errFull
 	}
 	s.mu.seq++
@@ -233,6 +237,7 @@ func (s *Server) open(sess engine.Session, text, tx string) (*query, error) {
 		s.forget(q, sqlerr.AbandonedQuery.Errorf("Query %s was abandoned by its client", q.id))
 	})
 	s.mu.queries[q.id] = q
+	s.mu.active++
 	s.wg.Go(func() { q.run(ctx, sess, text) })
 	return q, nil
 }
@@ -243,7 +248,38 @@ func (s *Server) forget(q *query, why error) {
 	q.timer.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.dropLocked(q)
+}
+
+func (s *Server) dropLocked(q *query) {
+	if s.mu.queries[q.id] != q {
+		return
+	}
 	delete(s.mu.queries, q.id)
+	if i := slices.Index(s.mu.done, q); i >= 0 {
+		s.mu.done = slices.Delete(s.mu.done, i, i+1)
+	} else {
+		s.mu.active--
+	}
+}
+
+// finished frees the place of a query whose last page was given out. The page may have to be given once
+// more: the query is kept for a short while, among the last few.
+func (s *Server) finished(q *query) {
+	q.timer.Reset(min(s.cfg.Abandon, 30*time.Second))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.queries[q.id] != q || slices.Contains(s.mu.done, q) {
+		return
+	}
+	s.mu.active--
+	s.mu.done = append(s.mu.done, q)
+	if len(s.mu.done) > keepDone {
+		old := s.mu.done[0]
+		old.timer.Stop()
+		old.cancel(context.Canceled)
+		s.dropLocked(old)
+	}
 }
 
 func (s *Server) find(id string) *query {
@@ -284,11 +320,10 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request) {
 	if p == nil {
 		return // the client has gone away
 	}
-	q.write(w, p, token)
 	if p.last {
-		// The page may have to be given once more: the query is kept for a short while.
-		q.timer.Reset(min(s.cfg.Abandon, 30*time.Second))
+		s.finished(q)
 	}
+	q.write(w, p, token)
 }
 
 func (s *Server) delete(w http.ResponseWriter, r *http.Request) {

@@ -36,18 +36,32 @@ type Op interface {
 	Close()
 }
 
-// Memory counts what a query holds.
+// Memory counts what a query holds, and all queries together in Parent, if it is set.
 type Memory struct {
-	Limit int64
-	used  atomic.Int64
+	Limit  int64
+	Parent *Memory
+	used   atomic.Int64
 }
 
 // Reserve adds n bytes, which may be negative.
 func (m *Memory) Reserve(n int64) error {
 	if m.used.Add(n) > m.Limit && n > 0 {
+		m.used.Add(-n)
 		return sqlerr.ExceededLocalMemory.Errorf("Query exceeded per-node memory limit of %dMB", m.Limit>>20)
 	}
+	if p := m.Parent; p != nil && p.used.Add(n) > p.Limit && n > 0 {
+		p.used.Add(-n)
+		m.used.Add(-n)
+		return sqlerr.ClusterOutOfMemory.Errorf("Query was ended because all queries together exceeded %dMB", p.Limit>>20)
+	}
 	return nil
+}
+
+// Release gives back everything that is still held; nothing may be reserved after it.
+func (m *Memory) Release() {
+	if n := m.used.Swap(0); m.Parent != nil {
+		m.Parent.used.Add(-n)
+	}
 }
 
 // Used gives the bytes held now.

@@ -26,7 +26,7 @@ type Env struct {
 	Params                 []syntax.Expr
 }
 
-const maxNodes = 5000
+const maxNodes = 50_000
 
 // Bind makes the plan of a query.
 func Bind(ctx context.Context, env *Env, q *syntax.Query) (*Plan, error) {
@@ -57,7 +57,7 @@ func Constant(ctx context.Context, env *Env, e syntax.Expr) (value.Type, any, er
 	}
 	c, ok := expr.Fold(x).(*expr.Const)
 	if !ok {
-		return value.Type{}, nil, sqlerr.NotSupported.At(e.Position(), "Expression must be constant")
+		return value.Type{}, nil, sqlerr.ExpressionNotConstant.At(e.Position(), "Expression must be constant")
 	}
 	return c.T, c.Val, nil
 }
@@ -579,7 +579,7 @@ func (b *binder) selectQuery(sel *syntax.Select, order []syntax.OrderItem, env *
 				k.Col = i
 			} else {
 				if sel.Distinct {
-					return nil, sqlerr.ExpressionNotAggregate.At(o.Expr.Position(), "For SELECT DISTINCT, ORDER BY expressions must appear in select list")
+					return nil, sqlerr.ExpressionNotInDistinct.At(o.Expr.Position(), "For SELECT DISTINCT, ORDER BY expressions must appear in select list")
 				}
 				k.Col = len(p.Exprs)
 				strs[s] = k.Col
@@ -707,7 +707,7 @@ func (s *scope) resolve(c *syntax.Column) (expr.Expr, error) {
 	name := strings.Join(c.Parts, ".")
 	for o := s.outer; o != nil; o = o.outer {
 		if _, err := (&scope{cols: o.cols}).resolve(c); err == nil {
-			return nil, sqlerr.NotSupported.At(c.Pos, "Column '%s' belongs to the outer query: correlated subqueries are not supported", name)
+			return nil, sqlerr.UnsupportedSubquery.At(c.Pos, "Column '%s' belongs to the outer query: correlated subqueries are not supported", name)
 		}
 	}
 	return nil, sqlerr.ColumnNotFound.At(c.Pos, "Column '%s' cannot be resolved", name)

@@ -265,7 +265,7 @@ func (b *binder) expr1(e syntax.Expr, sc *scope, agg *aggState) (expr.Expr, erro
 			return nil, err
 		}
 		if len(n.Cols()) != 1 {
-			return nil, sqlerr.NotSupported.Errorf("Multiple columns returned by subquery are not supported: %d", len(n.Cols()))
+			return nil, sqlerr.UnsupportedSubquery.Errorf("Multiple columns returned by subquery are not supported: %d", len(n.Cols()))
 		}
 		late := &expr.Late{T: n.Cols()[0].Type}
 		b.subplans = append(b.subplans, &Subplan{Root: n, Scalar: late})

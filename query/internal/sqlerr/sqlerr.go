@@ -28,41 +28,46 @@ type Code struct {
 
 // Trino's standard codes that the engine uses; the numbers are the protocol's.
 var (
-	SyntaxError            = Code{"SYNTAX_ERROR", 1, User}
-	UserCanceled           = Code{"USER_CANCELED", 3, User}
-	PermissionDenied       = Code{"PERMISSION_DENIED", 4, User}
-	NotFound               = Code{"NOT_FOUND", 5, User}
-	FunctionNotFound       = Code{"FUNCTION_NOT_FOUND", 6, User}
-	InvalidFunctionArg     = Code{"INVALID_FUNCTION_ARGUMENT", 7, User}
-	DivisionByZero         = Code{"DIVISION_BY_ZERO", 8, User}
-	InvalidCastArg         = Code{"INVALID_CAST_ARGUMENT", 9, User}
-	NotSupported           = Code{"NOT_SUPPORTED", 13, User}
-	InvalidSessionProp     = Code{"INVALID_SESSION_PROPERTY", 14, User}
-	NumericOutOfRange      = Code{"NUMERIC_VALUE_OUT_OF_RANGE", 19, User}
-	SubqueryMultipleRows   = Code{"SUBQUERY_MULTIPLE_ROWS", 28, User}
-	InvalidLiteral         = Code{"INVALID_LITERAL", 35, User}
-	CatalogNotFound        = Code{"CATALOG_NOT_FOUND", 44, User}
-	SchemaNotFound         = Code{"SCHEMA_NOT_FOUND", 45, User}
-	TableNotFound          = Code{"TABLE_NOT_FOUND", 46, User}
-	ColumnNotFound         = Code{"COLUMN_NOT_FOUND", 47, User}
-	AmbiguousName          = Code{"AMBIGUOUS_NAME", 49, User}
-	MissingSchemaName      = Code{"MISSING_SCHEMA_NAME", 54, User}
-	TypeMismatch           = Code{"TYPE_MISMATCH", 58, User}
-	InvalidArguments       = Code{"INVALID_ARGUMENTS", 63, User}
-	ExpressionNotAggregate = Code{"EXPRESSION_NOT_AGGREGATE", 64, User}
-	ExpressionNotScalar    = Code{"EXPRESSION_NOT_SCALAR", 65, User}
-	NestedAggregation      = Code{"NESTED_AGGREGATION", 68, User}
-	InvalidColumnRef       = Code{"INVALID_COLUMN_REFERENCE", 82, User}
-	DuplicateNamedQuery    = Code{"DUPLICATE_NAMED_QUERY", 85, User}
-	InvalidLimitClause     = Code{"INVALID_LIMIT_CLAUSE", 93, User}
-	MismatchedColAliases   = Code{"MISMATCHED_COLUMN_ALIASES", 99, User}
-	GenericInternal        = Code{"GENERIC_INTERNAL_ERROR", 65536, Internal}
-	ServerShuttingDown     = Code{"SERVER_SHUTTING_DOWN", 65540, Internal}
-	ExceededTimeLimit      = Code{"EXCEEDED_TIME_LIMIT", 131075, Resources}
-	ExceededLocalMemory    = Code{"EXCEEDED_LOCAL_MEMORY_LIMIT", 131079, Resources}
-	QueryQueueFull         = Code{"QUERY_QUEUE_FULL", 131074, Resources}
-	PulsarRead             = Code{"GENERIC_EXTERNAL", 133001, External}
-	AbandonedQuery         = Code{"ABANDONED_QUERY", 65541, Internal}
+	SyntaxError             = Code{"SYNTAX_ERROR", 1, User}
+	AbandonedQuery          = Code{"ABANDONED_QUERY", 2, User}
+	UserCanceled            = Code{"USER_CANCELED", 3, User}
+	PermissionDenied        = Code{"PERMISSION_DENIED", 4, User}
+	NotFound                = Code{"NOT_FOUND", 5, User}
+	FunctionNotFound        = Code{"FUNCTION_NOT_FOUND", 6, User}
+	InvalidFunctionArg      = Code{"INVALID_FUNCTION_ARGUMENT", 7, User}
+	DivisionByZero          = Code{"DIVISION_BY_ZERO", 8, User}
+	InvalidCastArg          = Code{"INVALID_CAST_ARGUMENT", 9, User}
+	NotSupported            = Code{"NOT_SUPPORTED", 13, User}
+	InvalidSessionProp      = Code{"INVALID_SESSION_PROPERTY", 14, User}
+	NumericOutOfRange       = Code{"NUMERIC_VALUE_OUT_OF_RANGE", 19, User}
+	SubqueryMultipleRows    = Code{"SUBQUERY_MULTIPLE_ROWS", 28, User}
+	TextTooLarge            = Code{"QUERY_TEXT_TOO_LARGE", 35, User}
+	UnsupportedSubquery     = Code{"UNSUPPORTED_SUBQUERY", 36, User}
+	TypeNotFound            = Code{"TYPE_NOT_FOUND", 43, User}
+	CatalogNotFound         = Code{"CATALOG_NOT_FOUND", 44, User}
+	SchemaNotFound          = Code{"SCHEMA_NOT_FOUND", 45, User}
+	TableNotFound           = Code{"TABLE_NOT_FOUND", 46, User}
+	ColumnNotFound          = Code{"COLUMN_NOT_FOUND", 47, User}
+	DuplicateNamedQuery     = Code{"DUPLICATE_NAMED_QUERY", 53, User}
+	MissingSchemaName       = Code{"MISSING_SCHEMA_NAME", 57, User}
+	TypeMismatch            = Code{"TYPE_MISMATCH", 58, User}
+	InvalidLiteral          = Code{"INVALID_LITERAL", 59, User}
+	MismatchedColAliases    = Code{"MISMATCHED_COLUMN_ALIASES", 61, User}
+	AmbiguousName           = Code{"AMBIGUOUS_NAME", 62, User}
+	InvalidColumnRef        = Code{"INVALID_COLUMN_REFERENCE", 63, User}
+	NestedAggregation       = Code{"NESTED_AGGREGATION", 67, User}
+	ExpressionNotInDistinct = Code{"EXPRESSION_NOT_IN_DISTINCT", 69, User}
+	ExpressionNotAggregate  = Code{"EXPRESSION_NOT_AGGREGATE", 73, User}
+	ExpressionNotScalar     = Code{"EXPRESSION_NOT_SCALAR", 74, User}
+	ExpressionNotConstant   = Code{"EXPRESSION_NOT_CONSTANT", 75, User}
+	InvalidArguments        = Code{"INVALID_ARGUMENTS", 76, User}
+	InvalidLimitClause      = Code{"INVALID_LIMIT_CLAUSE", 90, User}
+	GenericInternal         = Code{"GENERIC_INTERNAL_ERROR", 65536, Internal}
+	ExceededTimeLimit       = Code{"EXCEEDED_TIME_LIMIT", 131075, Resources}
+	ClusterOutOfMemory      = Code{"CLUSTER_OUT_OF_MEMORY", 131076, Resources}
+	ExceededLocalMemory     = Code{"EXCEEDED_LOCAL_MEMORY_LIMIT", 131079, Resources}
+	// PulsarRead is ours: topics or their metadata cannot be read. Codes of connectors begin at 0x01000000.
+	PulsarRead = Code{"PULSAR_READ_ERROR", 0x01000000, External}
 )
 
 // A Pos is a place in a statement: line and column count from 1; the zero Pos is no place.

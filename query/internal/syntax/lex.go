@@ -60,7 +60,7 @@ const (
 
 func lex(s string) ([]token, error) {
 	if len(s) > maxStatement {
-		return nil, sqlerr.SyntaxError.Errorf("statement is %d bytes long, the limit is %d", len(s), maxStatement)
+		return nil, sqlerr.TextTooLarge.Errorf("statement is %d bytes long, the limit is %d", len(s), maxStatement)
 	}
 	var toks []token
 	var open []int

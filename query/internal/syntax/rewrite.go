@@ -1432,7 +1432,7 @@ func (r *rewriter) typeName() (value.Type, error) {
 	}
 	typ, ok := typeNames[name]
 	if !ok {
-		return value.Type{}, sqlerr.TypeMismatch.At(t.pos, "Unknown type: %s", strings.ToLower(t.text))
+		return value.Type{}, sqlerr.TypeNotFound.At(t.pos, "Unknown type: %s", strings.ToLower(t.text))
 	}
 	switch name {
 	case "DOUBLE":
