@@ -85,7 +85,7 @@ type Client struct {
 	log   *slog.Logger
 	ctx   context.Context // ends with Close
 	stop  context.CancelFunc
-	wg    sync.WaitGroup // sessions
+	wg    sync.WaitGroup // sessions, producers and consumers
 
 	mu struct {
 		sync.Mutex
@@ -150,6 +150,18 @@ func (c *Client) newID() uint64 {
 	defer c.mu.Unlock()
 	c.mu.nextID++
 	return c.mu.nextID
+}
+
+// spawn runs f on a goroutine that Close awaits; after Close, on none: f sees the end of c.ctx at once.
+func (c *Client) spawn(f func()) {
+	c.mu.Lock()
+	if c.mu.closed {
+		c.mu.Unlock()
+		f()
+		return
+	}
+	c.wg.Go(f)
+	c.mu.Unlock()
 }
 
 // anyHost is a session with one of the service URL's hosts.

@@ -88,7 +88,8 @@ type tracked struct {
 	acked  []bool
 }
 
-// A Consumer receives the messages of a subscription. Receive is for one goroutine at a time, the other methods for any.
+// A Consumer receives the messages of a subscription. Receive, Seek and SeekTime are for one goroutine at a
+// time, the other methods for any.
 type Consumer struct {
 	parts    []*partConsumer
 	arrivals chan arrival
@@ -195,7 +196,7 @@ func (c *Client) newConsumer(ctx context.Context, topic string, cmd *pb.CommandS
 		}
 		p.reader = start != nil
 		k.parts = append(k.parts, p)
-		go p.run()
+		c.spawn(p.run)
 	}
 	for _, p := range k.parts {
 		if err := p.awaitReady(ctx); err != nil {
@@ -787,7 +788,8 @@ func (p *partConsumer) take(m *Received) bool {
 	}
 	p.mu.start = position{id: m.ID}
 	// The position at the broker follows, so that what was read need not be kept for it.
-	if p.mu.unacked++; p.mu.unacked >= p.queue/2 && p.mu.session != nil && int(m.ID.Batch) == m.entry.size-1 || m.entry.size == 1 && p.mu.unacked >= p.queue/2 && p.mu.session != nil {
+	last := m.entry.size == 1 || int(m.ID.Batch) == m.entry.size-1
+	if p.mu.unacked++; last && p.mu.unacked >= p.queue/2 && p.mu.session != nil {
 		p.mu.unacked = 0
 		p.ackLocked([]MessageID{m.entry.id}, true)
 	}

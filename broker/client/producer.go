@@ -252,7 +252,7 @@ func (c *Client) newPartProducer(n topicname.Name, cfg *ProducerConfig) *partPro
 	}
 	p.ctx, p.cancel = context.WithCancel(c.ctx)
 	p.mu.name = cfg.Name
-	go p.run()
+	c.spawn(p.run)
 	return p
 }
 

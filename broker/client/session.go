@@ -70,7 +70,7 @@ func handshake(ctx context.Context, c *Client, nc net.Conn) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := wire.NewReader(nc, 1<<30)
+	in := wire.NewReader(nc, wire.MaxFrame(wire.DefaultMaxMessageSize))
 	frames, err := in.Next(nil)
 	if err != nil {
 		return nil, fmt.Errorf("handshake: %w", err)
@@ -99,6 +99,7 @@ func handshake(ctx context.Context, c *Client, nc net.Conn) (*session, error) {
 	if s.maxMessage <= 0 {
 		s.maxMessage = wire.DefaultMaxMessageSize
 	}
+	in.SetMaxFrame(wire.MaxFrame(max(s.maxMessage, wire.DefaultMaxMessageSize)))
 	s.out.cond = sync.NewCond(&s.out)
 	s.mu.requests = map[uint64]chan answer{}
 	s.mu.receivers = map[uint64]receiver{}
