@@ -56,9 +56,11 @@ type Config struct {
 	MaxMessageSize int
 	// KeepAlive is the interval of PINGs; 30 s.
 	KeepAlive time.Duration
-	// MaxPendingPublish and MaxQueued bound the memory of one connection: the bytes of its messages on their way to storage (16 MiB) and of
-	// what waits to be sent to it (1 MiB).
+	// MaxPendingPublish and MaxQueued bound the memory of one connection: the bytes of its messages on their
+	// way to storage (16 MiB) and of what waits to be sent to it (1 MiB).
 	MaxPendingPublish, MaxQueued int
+	// PublishBuffer bounds the bytes of messages on their way to storage over all connections; 256 MiB.
+	PublishBuffer int64
 	// CacheBytes bounds the cache of entries just written, which serves consumers that keep up; 64 MiB.
 	CacheBytes int64
 	// Settings is the configuration as an operator wrote it, by Pulsar's keys: what the admin API shows of it.
@@ -82,6 +84,9 @@ func (c Config) withDefaults() Config {
 	text(&c.Listen, ":6650")
 	text(&c.HTTPListen, ":8080")
 	text(&c.Version, "0")
+	if c.PublishBuffer == 0 {
+		c.PublishBuffer = 256 << 20
+	}
 	if c.MaxConnections == 0 {
 		c.MaxConnections = 10_000
 	}
@@ -225,7 +230,7 @@ func (s *Server) Start(ctx context.Context) error {
 func (s *Server) accept() {
 	cfg := conn.Config{
 		MaxMessageSize: s.cfg.MaxMessageSize, KeepAlive: s.cfg.KeepAlive, MaxPendingPublish: s.cfg.MaxPendingPublish, MaxQueued: s.cfg.MaxQueued,
-		ServerVersion: "Pulsar Server Daybook " + s.cfg.Version,
+		Budget: conn.NewBudget(s.cfg.PublishBuffer), ServerVersion: "Pulsar Server Daybook " + s.cfg.Version,
 	}
 	for wait := time.Duration(0); ; {
 		nc, err := s.binary.Accept()

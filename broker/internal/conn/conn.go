@@ -54,6 +54,8 @@ type Config struct {
 	KeepAlive time.Duration
 	// MaxPendingPublish is the bytes of messages without an outcome above which the connection is not read; 16 MiB.
 	MaxPendingPublish int
+	// Budget, which connections share, bounds the same bytes over all of them; nil: no bound.
+	Budget *Budget
 	// MaxQueued is the bytes that wait to be sent above which consumers stop and the connection is not read; 1 MiB.
 	MaxQueued int
 	// MaxRequests is the number of requests that wait at a time; more are answered TooManyRequests; 10 000.
@@ -244,7 +246,9 @@ func (c *connection) loop(in <-chan batch, free chan<- [][]byte) error {
 
 // mustWait says that nothing more may be read now. What makes it false again wakes the loop.
 func (c *connection) mustWait() bool {
-	over := func() bool { return c.pending.Load() > int64(c.cfg.MaxPendingPublish) || c.out.full() }
+	over := func() bool {
+		return c.pending.Load() > int64(c.cfg.MaxPendingPublish) || c.out.full() || c.cfg.Budget.over(c)
+	}
 	if !over() {
 		c.throttled.Store(false)
 		return false
@@ -268,6 +272,7 @@ func (c *connection) writing() {
 
 // settled takes bytes off pending. Any goroutine.
 func (c *connection) settled(bytes int64) {
+	c.cfg.Budget.give(bytes)
 	if left := c.pending.Add(-bytes); c.throttled.Load() && left <= int64(c.cfg.MaxPendingPublish)/2 {
 		c.notify()
 	}
@@ -329,8 +334,10 @@ func (c *connection) release() {
 	for _, p := range c.producers {
 		if p.producer != nil {
 			p.producer.Close()
+			p.settleAll()
 		}
 	}
+	c.cfg.Budget.forget(c)
 	for _, k := range c.consumers {
 		if k.consumer != nil {
 			k.consumer.Close()

@@ -660,6 +660,56 @@ func TestPublishingIsBounded(t *testing.T) {
 	})
 }
 
+// What one connection has on its way to storage keeps the others from being read, until it is stored or will
+// get no outcome any more.
+func TestConnectionsShareABudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDomain()
+		d.hold = true
+		cfg := conn.Config{Budget: conn.NewBudget(10_000)}
+		one, two := connect(t, d, cfg), connect(t, d, cfg)
+		one.produce(1, aTopic)
+		two.produce(1, aTopic+"2")
+		ft, other := d.topic(aTopic), d.topic(aTopic+"2")
+		for _, stored := range []bool{true, false} {
+			one.write(sendFrame(1, 1, 11_000))
+			synctest.Wait()
+			two.write(wire.AppendPing(nil)) // of what is read at a time, the first comes through
+			if c := two.must(); c.Type != wire.TypePong {
+				t.Fatalf("received %v", c.Type)
+			}
+			go two.write(sendFrame(1, 1, 10))
+			synctest.Wait()
+			if n := other.waiting(); n != 0 {
+				t.Fatalf("%d sends came through a budget that is used up", n)
+			}
+			if ft.waiting() == 0 {
+				t.Fatal("nothing is on its way")
+			}
+			if cfg.Budget.Used() < 11_000 {
+				t.Errorf("used %d", cfg.Budget.Used())
+			}
+			if stored {
+				go ft.release()
+				one.receipt()
+			} else {
+				ft.producer("fake-0").sink.CloseProducer(nil)
+				want[*pb.CommandCloseProducer](one)
+			}
+			synctest.Wait()
+			if n := other.waiting(); n != 1 {
+				t.Fatalf("%d sends came through", n)
+			}
+			go other.release()
+			two.receipt()
+			synctest.Wait()
+			if used := cfg.Budget.Used(); used != 0 {
+				t.Errorf("%d bytes are still taken", used)
+			}
+		}
+	})
+}
+
 // A client that does not read stops dispatch at the bound, and reading: its requests cannot pile up answers.
 func TestSendingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -157,6 +157,7 @@ func (c *connection) handleSend(s *wire.Send, frame, payload []byte) error {
 	p.mu.sizes.push(len(payload))
 	p.mu.Unlock()
 	c.pending.Add(int64(len(payload)))
+	c.cfg.Budget.take(int64(len(payload)))
 	p.producer.Send(topic.Send{
 		SequenceID: s.SequenceID, HighestSequenceID: s.HighestSequenceID, Messages: s.Messages,
 		// The head of the frame has been read, and is room for what the topic puts before the message.
