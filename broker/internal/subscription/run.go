@@ -1,6 +1,7 @@
 package subscription
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"strconv"
@@ -132,7 +133,7 @@ func (s *Subscription) read(r *round, from ledgerfs.Position, limit int) error {
 		return nil
 	}
 	var err error
-	r.entries, err = s.ledger.Read(s.cfg.Context, r.entries, from, limit, maxRoundBytes)
+	r.entries, err = s.ledger.Read(context.Background(), r.entries, from, limit, maxRoundBytes)
 	return err
 }
 
@@ -182,14 +183,14 @@ func (s *Subscription) reachedEndLocked() {
 // failedLocked has a failed read tried again later.
 func (s *Subscription) failedLocked(r *round, err error) {
 	wait := min(firstRetry<<min(s.mu.failures, 16), lastRetry)
-	if s.cfg.Context.Err() != nil || errors.Is(err, mledger.ErrClosed) || errors.Is(err, mledger.ErrFenced) {
+	if errors.Is(err, mledger.ErrClosed) || errors.Is(err, mledger.ErrFenced) {
 		wait = lastRetry // the topic is being closed, and this subscription with it
 	} else if s.mu.failures++; s.mu.failures == 1 || wait == lastRetry {
 		from := r.from
 		if len(r.again) > 0 {
 			from = r.again[0]
 		}
-		s.cfg.Logger.Error("cannot read for a subscription", "subscription", s.Name(), "position", from.String(), "retry_in", wait, "error", err)
+		s.cfg.Logger.Error("cannot read for a subscription", "topic", s.ledger.Name(), "subscription", s.Name(), "position", from.String(), "retry_in", wait, "error", err)
 	}
 	s.mu.retry = time.AfterFunc(wait, func() {
 		s.mu.Lock()

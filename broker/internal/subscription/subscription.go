@@ -36,9 +36,7 @@ type Config struct {
 	Host   Host
 	// Partition is the index of the topic among its partitions, -1 if it is none.
 	Partition int
-	// Context ends when the topic is closed: reads are given up.
-	Context context.Context
-	Logger  *slog.Logger
+	Logger    *slog.Logger
 	// MaxUnacked and MaxUnackedTotal bound the unacknowledged messages of one consumer and of all together, on
 	// Shared and Key_Shared; 0 is no bound.
 	MaxUnacked, MaxUnackedTotal int64

@@ -63,7 +63,7 @@ const aliveTimeout = 5 * time.Second
 func (t *Topic) AddProducer(ctx context.Context, r ProducerRequest, sink ProducerSink) (*Producer, ProducerInfo, error) {
 	p := &Producer{topic: t, sink: sink, req: r, name: r.Name, connected: time.Now()}
 	if p.name == "" {
-		name, err := t.cfg.ProducerName(ctx)
+		name, err := t.cfg.Host.ProducerName(ctx)
 		if err != nil {
 			return nil, ProducerInfo{}, err
 		}
@@ -116,12 +116,11 @@ func (t *Topic) createInitial(ctx context.Context, name string) error {
 	if s, _ := t.Subscription(name); s != nil {
 		return nil
 	}
-	if t.cfg.AllowSubscription != nil {
-		if ok, err := t.cfg.AllowSubscription(ctx); err != nil {
-			return err
-		} else if !ok {
-			return serr.NotAllowedError.Errorf("Could not create the initial subscription due to the auto subscription creation is not allowed.")
-		}
+	switch ok, err := t.cfg.Host.AllowSubscription(ctx, t.cfg.Name); {
+	case err != nil:
+		return err
+	case !ok:
+		return serr.NotAllowedError.Errorf("Could not create the initial subscription due to the auto subscription creation is not allowed.")
 	}
 	earliest := subscription.EarliestID
 	if _, err := t.CreateSubscription(ctx, name, &earliest, nil, false); err != nil && !errors.Is(err, serr.ConsumerBusy) {
@@ -290,9 +289,14 @@ func (t *Topic) promoteLocked() {
 	go t.promote(next)
 }
 
+// promoteTimeout is how long the metadata store may take for the epoch of a producer that nobody waits for in a call.
+const promoteTimeout = 30 * time.Second
+
 // promote completes what promoteLocked has begun.
 func (t *Topic) promote(p *Producer) {
-	if err := t.raiseEpoch(t.ctx, p); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), promoteTimeout)
+	defer cancel()
+	if err := t.raiseEpoch(ctx, p); err != nil {
 		p.giveUp(err)
 		t.removeProducer(p)
 		return
@@ -490,7 +494,7 @@ func (p *Producer) completed(r SendResult, err error) {
 	case err != nil:
 		p.mu.failed = storeError(err, t)
 		r.Err = p.mu.failed
-		t.log.Warn("message not stored", "producer", p.name, "error", err)
+		t.cfg.Logger.Warn("message not stored", "topic", t.cfg.Name, "producer", p.name, "error", err)
 	}
 	if !gone && !p.mu.shut {
 		p.sink.SendCompleted(p, r)

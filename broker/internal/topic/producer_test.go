@@ -62,7 +62,8 @@ func TestAFailedSendFailsTheLaterOnes(t *testing.T) {
 				t.Fatalf("outcome of send %d: %v", i, r.Err)
 			}
 		}
-		if len(rs) < 6 || !p.Closed() {
+		// Those sent after the producer was closed have none: the client sends them again in any case.
+		if len(rs) < 3 || !p.Closed() {
 			t.Fatalf("%d outcomes, closed %v", len(rs), p.Closed())
 		}
 		again := produce(t, tp)

@@ -27,17 +27,22 @@ const (
 	DefaultMaxUnackedPerSubscription = 200_000
 )
 
+// A Host is the registry that a topic belongs to.
+type Host interface {
+	// ProducerName makes a name that no producer of the cluster has.
+	ProducerName(ctx context.Context) (string, error)
+	// AllowSubscription says whether a client's use may create a subscription.
+	AllowSubscription(ctx context.Context, n topicname.Name) (bool, error)
+	// Dead is called, on a goroutine of its own, when the ledger was taken over by another owner: the topic must be
+	// closed.
+	Dead(t *Topic)
+}
+
 // Config is what a topic is made of.
 type Config struct {
 	Name   topicname.Name
 	Ledger *mledger.Ledger
-	// ProducerName makes a name that no producer of the cluster has.
-	ProducerName func(context.Context) (string, error)
-	// AllowSubscription says whether a client's use may create a subscription; nil: always.
-	AllowSubscription func(context.Context) (bool, error)
-	// Dead is called, on a goroutine of its own, when the ledger was taken over by another owner: the topic must be
-	// closed. It may be nil.
-	Dead   func(*Topic)
+	Host   Host
 	Logger *slog.Logger
 	// Owner is the broker's id, for statistics.
 	Owner string
@@ -49,11 +54,7 @@ type Config struct {
 type Topic struct {
 	cfg    Config
 	ledger *mledger.Ledger
-	log    *slog.Logger
 	loaded time.Time
-	// ctx ends when the topic is closed.
-	ctx    context.Context
-	cancel context.CancelFunc
 
 	msgIn, bytesIn meter.Meter
 	lastPublish    atomic.Int64 // ms since 1970
@@ -94,13 +95,10 @@ func New(cfg Config) *Topic {
 	}
 	defaultTo(&cfg.MaxUnackedPerConsumer, DefaultMaxUnackedPerConsumer)
 	defaultTo(&cfg.MaxUnackedPerSubscription, DefaultMaxUnackedPerSubscription)
-	t := &Topic{cfg: cfg, ledger: cfg.Ledger, log: cfg.Logger.With("topic", cfg.Name.String()), loaded: time.Now()}
-	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.mu.subscriptions = make(map[string]*subscription.Subscription)
+	t := &Topic{cfg: cfg, ledger: cfg.Ledger, loaded: time.Now()}
 	for _, c := range t.ledger.Cursors() {
-		t.mu.subscriptions[c.Name()] = t.newSubscription(c, false)
+		t.insertSubscriptionLocked(t.newSubscription(c, false))
 	}
-	t.publishGrowing()
 	t.ledger.Listen(t)
 	return t
 }
@@ -116,12 +114,22 @@ func (t *Topic) Grown(l *mledger.Ledger) {
 	if errors.Is(l.Err(), mledger.ErrFenced) {
 		t.died()
 	}
-	for _, s := range *t.growing.Load() {
-		s.Grown()
+	if all := t.growing.Load(); all != nil {
+		for _, s := range *all {
+			s.Grown()
+		}
 	}
 }
 
-func (t *Topic) publishGrowing() {
+func (t *Topic) insertSubscriptionLocked(s *subscription.Subscription) {
+	if t.mu.subscriptions == nil {
+		t.mu.subscriptions = make(map[string]*subscription.Subscription)
+	}
+	t.mu.subscriptions[s.Name()] = s
+	t.publishGrowingLocked()
+}
+
+func (t *Topic) publishGrowingLocked() {
 	all := slices.Collect(maps.Values(t.mu.subscriptions))
 	t.growing.Store(&all)
 }
@@ -206,7 +214,6 @@ func (t *Topic) stop(ctx context.Context) bool {
 	for _, s := range subscriptions {
 		s.Close()
 	}
-	t.cancel()
 	return true
 }
 
@@ -229,9 +236,9 @@ func (t *Topic) died() {
 	first := !t.mu.dead && !t.mu.closing
 	t.mu.dead = true
 	t.mu.Unlock()
-	if first && t.cfg.Dead != nil {
-		t.log.Warn("topic was taken over by another owner")
-		go t.cfg.Dead(t)
+	if first {
+		t.cfg.Logger.Warn("topic was taken over by another owner", "topic", t.cfg.Name)
+		go t.cfg.Host.Dead(t)
 	}
 }
 
@@ -350,7 +357,7 @@ func (t *Topic) Subscriptions() []*subscription.Subscription {
 func (t *Topic) newSubscription(c *mledger.Cursor, replicated bool) *subscription.Subscription {
 	return subscription.New(subscription.Config{
 		Name: c.Name(), Ledger: t.ledger, Cursor: c, Host: host{t}, Partition: t.cfg.Name.Partition(),
-		Context: t.ctx, Logger: t.log, Replicated: replicated,
+		Logger: t.cfg.Logger, Replicated: replicated,
 		MaxUnacked: t.cfg.MaxUnackedPerConsumer, MaxUnackedTotal: t.cfg.MaxUnackedPerSubscription,
 	})
 }
@@ -399,14 +406,11 @@ func (t *Topic) findOrCreate(ctx context.Context, r subscription.Request) (*subs
 		}
 		return t.adopt(t.ledger.NewReaderCursor(r.Subscription, start), r.Replicated), nil
 	}
-	if t.cfg.AllowSubscription != nil {
-		ok, err := t.cfg.AllowSubscription(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nil, serr.SubscriptionNotFound.Errorf("Subscription does not exist")
-		}
+	switch ok, err := t.cfg.Host.AllowSubscription(ctx, t.cfg.Name); {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, serr.SubscriptionNotFound.Errorf("Subscription does not exist")
 	}
 	start := startOf(r)
 	if r.StartRollback > 0 {
@@ -466,8 +470,7 @@ func startAt(p ledgerfs.Position) mledger.Start {
 func (t *Topic) adopt(c *mledger.Cursor, replicated bool) *subscription.Subscription {
 	s := t.newSubscription(c, replicated)
 	t.mu.Lock()
-	t.mu.subscriptions[c.Name()] = s
-	t.publishGrowing()
+	t.insertSubscriptionLocked(s)
 	t.mu.Unlock()
 	return s
 }
@@ -481,7 +484,7 @@ func (t *Topic) forget(s *subscription.Subscription) {
 		delete(t.mu.subscriptions, s.Name())
 		t.mu.msgOut += st.MsgOut
 		t.mu.bytesOut += st.BytesOut
-		t.publishGrowing()
+		t.publishGrowingLocked()
 	}
 }
 

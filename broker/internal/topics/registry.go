@@ -180,21 +180,28 @@ func (r *Registry) open(ctx context.Context, n topicname.Name, o Options) (*topi
 		return nil, serr.ServiceNotReady.Wrapf(err, "topic %s cannot be loaded", n)
 	}
 	return topic.New(topic.Config{
-		Name: n, Ledger: l, Owner: r.cfg.Owner, Logger: r.log,
-		ProducerName: r.producerName,
-		AllowSubscription: func(ctx context.Context) (bool, error) {
-			return r.cfg.Policy.AllowSubscriptionCreation(ctx, n)
-		},
-		Dead: func(t *topic.Topic) {
-			if err := r.close(r.ctx, n, t, (*topic.Topic).Close); err != nil {
-				r.log.Warn("cannot close a topic that was taken over", "topic", n.String(), "error", err)
-			}
-		},
+		Name: n, Ledger: l, Owner: r.cfg.Owner, Logger: r.log, Host: host{r},
 	}), nil
 }
 
-// producerName makes "<cluster>-<n>-<m>": n is different for every start of a broker, m counts.
-func (r *Registry) producerName(ctx context.Context) (string, error) {
+// host is the registry as its topics see it.
+type host struct{ *Registry }
+
+// AllowSubscription implements topic.Host.
+func (r host) AllowSubscription(ctx context.Context, n topicname.Name) (bool, error) {
+	return r.cfg.Policy.AllowSubscriptionCreation(ctx, n)
+}
+
+// Dead implements topic.Host.
+func (r host) Dead(t *topic.Topic) {
+	if err := r.close(r.ctx, t.Name(), t, (*topic.Topic).Close); err != nil {
+		r.log.Warn("cannot close a topic that was taken over", "topic", t.Name(), "error", err)
+	}
+}
+
+// ProducerName makes "<cluster>-<n>-<m>": n is different for every start of a broker, m counts. It implements
+// topic.Host.
+func (r host) ProducerName(ctx context.Context) (string, error) {
 	r.names.Lock()
 	defer r.names.Unlock()
 	if r.names.start == 0 {
