@@ -3,6 +3,7 @@ package filetree
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/daybook/daybook/ledgerfs"
 	"github.com/daybook/daybook/ledgerfs/chain"
+	"github.com/daybook/daybook/ledgerfs/topicread"
 )
 
 const (
@@ -36,7 +38,7 @@ type segment struct {
 	base     int64
 	length   int64
 	complete bool   // length is final
-	recorded bool   // the chain knows it
+	recorded bool   // the chain knows it, or is not to
 	marks    []mark // ascending; the first is {0, 0}; at most markSpacing apart as far as they reach
 }
 
@@ -88,6 +90,8 @@ type face struct {
 		cursors    [4]cursor
 		nextCursor int
 		terminated bool
+		// holes are the entries that were counted as lost; nil if there are none.
+		holes map[ledgerfs.Position]bool
 	}
 }
 
@@ -104,6 +108,7 @@ type extent struct {
 	mtime      int64
 	fence      chain.Fence
 	terminated bool
+	holes      bool // some entry was counted as lost
 }
 
 // created is when the topic was created, ms since 1970; 0 before anything was counted.
@@ -119,7 +124,7 @@ func (fc *face) extent() extent {
 	defer fc.mu.Unlock()
 	return extent{
 		base: fc.mu.base, end: fc.mu.end, gen: fc.genLocked(), mtime: fc.mu.mtime,
-		fence: fc.mu.fence, terminated: fc.mu.terminated,
+		fence: fc.mu.fence, terminated: fc.mu.terminated, holes: len(fc.mu.holes) > 0,
 	}
 }
 
@@ -212,6 +217,11 @@ func (fc *face) count(ctx context.Context) error {
 			scan = t.entries.Scan(fence, next, fence.Last.Next())
 		}
 		entries, err := scan.Next(ctx)
+		if lost, ok := errors.AsType[*topicread.EntryError](err); ok {
+			next = lost.Position.Next()
+			fc.addHole(fence, lost)
+			continue
+		}
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("count %s of %s at %s: %w", viewName(fc.view), fc.file.name, next, err)
 		}
@@ -328,6 +338,30 @@ func (fc *face) addCounted(fence chain.Fence, entries []ledgerfs.Entry, lens []i
 	fc.mu.fence = fence
 }
 
+// addHole makes an entry of which no sound copy exists part of the text: it shows nothing, and everything around it
+// stays readable.
+func (fc *face) addHole(fence chain.Fence, lost *topicread.EntryError) {
+	fc.file.tree.log.Error("an entry is lost: its messages are missing in the topic's text", "topic", fc.file.name.String(), "position", lost.Position.String(), "err", lost.Err)
+	// The entry of no bytes has a segment, if it is its ledger's first.
+	e := ledgerfs.Entry{Ledger: lost.Position.Ledger, Entry: lost.Position.Entry}
+	fc.addCounted(fence, []ledgerfs.Entry{e}, []int64{0}, lost.Position.Next(), 0, 0)
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	if fc.mu.holes == nil {
+		fc.mu.holes = map[ledgerfs.Position]bool{}
+	}
+	fc.mu.holes[lost.Position] = true
+	// Not recorded: whoever counts again may find it repaired.
+	fc.mu.segs[len(fc.mu.segs)-1].recorded = true
+}
+
+// isHole reports whether the entry was counted as lost: it stays so, though it may have been repaired since.
+func (fc *face) isHole(e *ledgerfs.Entry) bool {
+	fc.mu.Lock()
+	defer fc.mu.Unlock()
+	return fc.mu.holes[position(e)]
+}
+
 // completeLocked notes that no more text will come to the last segment.
 func (fc *face) completeLocked() {
 	if n := len(fc.mu.segs); n > 0 {
@@ -363,7 +397,7 @@ func (fc *face) trimLocked(fence chain.Fence) {
 
 // resetLocked forgets everything: the text begins anew, in another gen if its origin is unknown.
 func (fc *face) resetLocked() {
-	fc.mu.segs, fc.mu.base, fc.mu.end = nil, 0, 0
+	fc.mu.segs, fc.mu.base, fc.mu.end, fc.mu.holes = nil, 0, 0, nil
 	fc.mu.next, fc.mu.origin = ledgerfs.Position{}, 0
 	fc.mu.cursors = [4]cursor{}
 }
@@ -444,6 +478,10 @@ func (fc *face) readAt(ctx context.Context, dst []byte, gen uint64, off int64, n
 		} else {
 			entries, err = fc.file.tree.entries.Read(ctx, x.fence, pos, int(max(want-cur, minReadChunk)))
 		}
+		if lost, ok := errors.AsType[*topicread.EntryError](err); ok {
+			pos = lost.Position.Next()
+			continue // counted as a hole; if not, the text ends too early and that is seen
+		}
 		if err == io.EOF || err == nil && len(entries) == 0 {
 			return dst, x, fc.mismatch(cur)
 		}
@@ -458,6 +496,9 @@ func (fc *face) readAt(ctx context.Context, dst []byte, gen uint64, off int64, n
 				}
 			}
 			start := cur
+			if x.holes && fc.isHole(e) {
+				continue
+			}
 			if cur >= off {
 				n := len(dst)
 				if dst, err = r.appendText(ctx, dst, fc.view, e); err == nil {

@@ -3,10 +3,12 @@ package filetree
 import (
 	"bytes"
 	"context"
+	"errors"
 
 	"github.com/daybook/daybook/ledgerfs"
 	"github.com/daybook/daybook/ledgerfs/chain"
 	"github.com/daybook/daybook/ledgerfs/message"
+	"github.com/daybook/daybook/ledgerfs/topicread"
 )
 
 // renderVersion is that of the rules by which entries become text. Lengths that were counted by other rules are
@@ -156,6 +158,10 @@ func (r *renderer) window(ctx context.Context, until ledgerfs.Position) ([]ledge
 	var out []ledgerfs.Entry
 	for from := max(n-chunkWindow, 0); from < n; {
 		es, err := r.tree.entries.Read(ctx, r.fence, ledgerfs.Position{Ledger: id, Entry: from}, countChunk)
+		if lost, ok := errors.AsType[*topicread.EntryError](err); ok && lost.Position.Ledger == id {
+			from = lost.Position.Entry + 1
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/daybook/daybook/ledgerfs"
 	"github.com/daybook/daybook/ledgerfs/filetree"
 	"github.com/daybook/daybook/ledgerfs/filetree/filetreetest"
 	"github.com/daybook/daybook/ledgerfs/message"
@@ -327,6 +328,50 @@ func TestGrowthIsCountedWithoutBeingAskedFor(t *testing.T) {
 		if gs[0].Gone {
 			break
 		}
+	}
+}
+
+func TestLostEntryIsAHoleAroundWhichAllIsReadable(t *testing.T) {
+	n := filetreetest.New()
+	tree := newTree(t, n)
+	topic := n.Topic(filetreetest.Name("t"))
+	lose := func() ledgerfs.Position {
+		b, err := message.AppendSingle(nil, &message.Header{ProducerName: "p"}, &message.Outgoing{Value: []byte("lost")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pos := topic.Append(1, b)
+		topic.Lose(pos, true)
+		return pos
+	}
+	lose() // the first of its ledger
+	topic.Publish("a", "b")
+	middle := lose()
+	topic.Publish(strings.Repeat("c", 2<<20)) // a long read scans
+	topic.Roll()
+	topic.Publish("d")
+	lose() // the last
+	want := "a\nb\n" + strings.Repeat("c", 2<<20) + "\nd\n"
+	check := func() {
+		t.Helper()
+		a, err := tree.Stat(t.Context(), path)
+		if err != nil || a.Size() != int64(len(want)) {
+			t.Fatalf("stat = %+v, %v, want size %d", a, err, len(want))
+		}
+		for _, n := range []int{10, len(want)} {
+			if got, _, err := tree.ReadAt(t.Context(), nil, path, a.Gen, 0, n); err != nil || string(got) != want[:n] {
+				t.Fatalf("read of %d = %d bytes, %v", n, len(got), err)
+			}
+		}
+	}
+	check()
+	topic.Publish("e")
+	want += "e\n"
+	check()
+	topic.Lose(middle, false) // repaired: an offset shows the same byte all the same
+	check()
+	if r := topic.Recorded(filetree.ViewLine); r != 0 {
+		t.Errorf("%d lengths with holes are recorded", r)
 	}
 }
 

@@ -6,6 +6,7 @@ package filetreetest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"github.com/daybook/daybook/ledgerfs/filetree"
 	"github.com/daybook/daybook/ledgerfs/message"
 	"github.com/daybook/daybook/ledgerfs/topicname"
+	"github.com/daybook/daybook/ledgerfs/topicread"
 )
 
 // A Node implements filetree's Topics, Entries and Publisher. Its methods may be called by any goroutine.
@@ -112,6 +114,7 @@ type Topic struct {
 	terminated bool
 	deleted    bool
 	texts      map[ledgerfs.LedgerID]chain.Ledger
+	lost       map[ledgerfs.Position]bool
 }
 
 type ledger struct {
@@ -229,6 +232,16 @@ func (t *Topic) Recorded(v filetree.View) int {
 		}
 	}
 	return n
+}
+
+// Lose has reads say that no sound copy of the entry exists, or no more.
+func (t *Topic) Lose(pos ledgerfs.Position, lost bool) {
+	t.node.mu.Lock()
+	defer t.node.mu.Unlock()
+	if t.lost == nil {
+		t.lost = map[ledgerfs.Position]bool{}
+	}
+	t.lost[pos] = lost
 }
 
 // Terminate ends the topic for writing.
@@ -419,6 +432,12 @@ func (n *Node) Read(ctx context.Context, f chain.Fence, from ledgerfs.Position, 
 			if f.Last.Less(pos) || len(out) > 0 && maxBytes < len(l.entries[e]) {
 				return out, ctx.Err()
 			}
+			if t.lost[pos] {
+				if len(out) == 0 {
+					return nil, &topicread.EntryError{Position: pos, Err: ledgerfs.ErrCorrupt}
+				}
+				return out, ctx.Err()
+			}
 			maxBytes -= len(l.entries[e])
 			out = append(out, ledgerfs.Entry{Ledger: l.id, Entry: pos.Entry, Payload: l.entries[e]})
 		}
@@ -444,6 +463,9 @@ func (s *scan) Next(ctx context.Context) ([]ledgerfs.Entry, error) {
 	es, err := s.n.Read(ctx, s.f, s.from, 1<<20)
 	if err == nil && len(es) == 0 {
 		err = io.EOF
+	}
+	if lost, ok := errors.AsType[*topicread.EntryError](err); ok {
+		s.from = lost.Position.Next()
 	}
 	if err == nil {
 		s.from = ledgerfs.Position{Ledger: es[len(es)-1].Ledger, Entry: es[len(es)-1].Entry + 1}
