@@ -255,8 +255,13 @@ func (s *Server) accept() {
 		}
 		s.wg.Go(func() {
 			defer s.leave()
-			if err := conn.Serve(s.ctx, nc, cfg, s.domain, s.log); err != nil && !errors.Is(err, errStopping) {
-				s.log.Info("connection ended", "client", nc.RemoteAddr().String(), "err", err)
+			err := conn.Serve(s.ctx, nc, cfg, s.domain, s.log)
+			switch {
+			case err == nil || errors.Is(err, errStopping):
+			case conn.Refused(err):
+				s.log.Warn("connection ended by the broker", "client", nc.RemoteAddr().String(), "err", err)
+			default:
+				s.log.Debug("connection lost", "client", nc.RemoteAddr().String(), "err", err)
 			}
 		})
 	}

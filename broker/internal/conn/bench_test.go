@@ -39,7 +39,9 @@ type nullDomain struct {
 	t nullTopic
 }
 
-func (d nullDomain) Topic(context.Context, topicname.Name, conn.Use) (conn.Topic, error) { return d.t, nil }
+func (d nullDomain) Topic(context.Context, topicname.Name, conn.Use) (conn.Topic, error) {
+	return d.t, nil
+}
 
 // loopback serves d over TCP and returns the client's end, connected.
 func loopback(b *testing.B, d conn.Domain) *peer {

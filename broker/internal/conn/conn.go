@@ -46,6 +46,17 @@ var (
 	ErrProtocol = errors.New("protocol error")
 )
 
+// Refused reports whether err, from Serve, says that this side ended the connection for what the client did.
+// Other errors are the network's.
+func Refused(err error) bool {
+	for _, kind := range []error{ErrIdle, ErrHandshake, ErrProtocol, wire.ErrMalformed, wire.ErrFrameTooLarge, wire.ErrUnknownCommand} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
 // Config is the settings of connections. The zero value of a field means its default.
 type Config struct {
 	// MaxMessageSize bounds a message, metadata included, in bytes; 5 MiB.
@@ -89,7 +100,8 @@ const noRequest = ^uint64(0)
 // maxHandshakeFrame bounds the first frame: who has not said CONNECT gets no large buffers.
 const maxHandshakeFrame = 128 << 10
 
-// closeWait is how long the last answers may take to be written after the connection has come to its end.
+// closeWait is how long, when the connection has come to its end, storage may take for what is on its way there,
+// and then the client to take the last answers.
 const closeWait = time.Second
 
 // A connection is the state of one connection. Fields belong to the loop unless they say otherwise.
@@ -134,8 +146,9 @@ type connection struct {
 	ackIDs          idScratch
 }
 
-// Serve serves the connection until it ends, and closes nc. The error is nil if the client left, ctx's cause
-// if ctx ended, else why this side ended it.
+// Serve serves the connection until it ends, and closes nc. When ctx ends, nothing more is read, but what was
+// taken on is answered if storage does not take long. The error is nil if the client left, ctx's cause if ctx
+// ended, else why this side ended it.
 func Serve(ctx context.Context, nc net.Conn, cfg Config, d Domain, log *slog.Logger) error {
 	cfg = cfg.withDefaults()
 	ctx, cancel := context.WithCancel(ctx)
@@ -239,7 +252,24 @@ func (c *connection) loop(in <-chan batch, free chan<- [][]byte) error {
 				return err
 			}
 		case <-c.ctx.Done():
+			c.drain()
 			return context.Cause(c.ctx)
+		}
+	}
+}
+
+// drain waits, a little, for the outcomes of what is on its way to storage, so that the client hears of them
+// and need not send it again to the next broker.
+func (c *connection) drain() {
+	c.throttled.Store(true) // have settled wake us
+	limit := time.NewTimer(closeWait)
+	defer limit.Stop()
+	for c.pending.Load() > 0 {
+		select {
+		case <-c.wake:
+			c.runPosted()
+		case <-limit.C:
+			return
 		}
 	}
 }

@@ -81,7 +81,7 @@ func TestBadInput(t *testing.T) {
 	noMeta := (&wire.Send{ProducerID: 1, SequenceID: 9, Messages: 1}).AppendFrame(nil, 4)
 	ended := func(kind error) func(t *testing.T, p *peer) {
 		return func(t *testing.T, p *peer) {
-			if err := p.wantEnd(); !errors.Is(err, kind) {
+			if err := p.wantEnd(); !errors.Is(err, kind) || !conn.Refused(err) {
 				t.Errorf("Serve = %v, want %v", err, kind)
 			}
 		}
@@ -809,16 +809,31 @@ func TestAliveProbes(t *testing.T) {
 
 func TestServerEndsConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDomain()
-		server, client := pipe()
-		ctx, cancel := context.WithCancelCause(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- conn.Serve(ctx, server, conn.Config{}, d, quiet()) }()
-		_ = client
-		stop := errors.New("stop")
-		cancel(stop)
-		if err := <-done; err != stop {
-			t.Errorf("Serve = %v, want the cause", err)
+		for _, stored := range []bool{true, false} {
+			d := newDomain()
+			d.hold = true
+			ctx, stop := context.WithCancelCause(context.Background())
+			p := dialWith(ctx, t, d, conn.Config{})
+			p.send(&pb.CommandConnect{ClientVersion: new("x")})
+			want[*pb.CommandConnected](p)
+			p.produce(1, aTopic)
+			p.write(sendFrame(1, 5, 10))
+			synctest.Wait()
+			start, why := time.Now(), errors.New("stop")
+			stop(why)
+			synctest.Wait()
+			if stored { // what was taken on is answered
+				go d.topic(aTopic).release()
+				if r := p.receipt(); r.SequenceID != 5 {
+					t.Errorf("receipt %+v", r)
+				}
+			}
+			if err := p.wantEnd(); err != why {
+				t.Errorf("Serve = %v, want the cause", err)
+			}
+			if d := time.Since(start); stored && d != 0 || d > time.Second {
+				t.Errorf("it took %v", d)
+			}
 		}
 	})
 }

@@ -323,9 +323,14 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // dial serves one end of a pipe and returns the other, not yet connected.
 func dial(t testing.TB, d conn.Domain, cfg conn.Config) *peer {
+	return dialWith(context.Background(), t, d, cfg)
+}
+
+// dialWith is dial, with the context of Serve.
+func dialWith(ctx context.Context, t testing.TB, d conn.Domain, cfg conn.Config) *peer {
 	server, client := net.Pipe()
 	p := &peer{t: t, nc: client, r: wire.NewReader(client, 10<<20), done: make(chan error, 1)}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	go func() { p.done <- conn.Serve(ctx, pipeConn{server}, cfg, d, quiet()) }()
 	t.Cleanup(func() {
 		cancel()
@@ -447,9 +452,4 @@ func (p *peer) receipt() wire.SendReceipt {
 		p.t.Fatalf("received %v %v, want a receipt", c.Type, c.Body)
 	}
 	return c.Receipt
-}
-
-func pipe() (server, client net.Conn) {
-	a, b := net.Pipe()
-	return pipeConn{a}, b
 }
