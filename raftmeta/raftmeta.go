@@ -231,7 +231,8 @@ type Store interface {
 	// Watch delivers all changes under prefix with revisions > after. To miss nothing, read with Range
 	// and watch from the revision it returned.
 	Watch(ctx context.Context, prefix string, after Revision) (Watcher, error)
-	// OpenSession starts a session.
+	// OpenSession starts a session. After a failure that leaves the outcome unknown the session may live
+	// for its TTL without an owner: try again with a higher Incarnation.
 	OpenSession(ctx context.Context, o SessionOptions) (Session, error)
 }
 
