@@ -50,7 +50,7 @@ type Reader interface {
 // Warnings counts what could not be read, over all scans of a statement.
 type Warnings struct {
 	Undecodable atomic.Int64 // values that do not fit the schema
-	Damaged     atomic.Int64 // entries that are no entries
+	Damaged     atomic.Int64 // entries that no bookie could deliver
 	mu          sync.Mutex
 	first       map[*atomic.Int64]string
 }
@@ -354,8 +354,10 @@ func (s *split) Next(ctx context.Context) (*value.Batch, error) {
 		}
 		var e message.Entry
 		if err := e.Parse(raw.Payload); err != nil {
-			s.t.warn.note(&s.t.warn.Damaged, "%d:%d: %v", raw.Ledger, raw.Entry, err)
-			continue
+			// It counts as one message that cannot be decoded, as the topic's file shows it in one line.
+			e = message.Entry{Payload: raw.Payload}
+			e.Meta.Encrypted = true
+			s.t.warn.note(&s.t.warn.Undecodable, "%d:%d: %v", raw.Ledger, raw.Entry, err)
 		}
 		if e.Meta.IsMarker {
 			continue
@@ -489,11 +491,9 @@ func (s *split) decode(ctx context.Context, raw *ledgerfs.Entry, e *message.Entr
 				for _, c := range s.vals {
 					c.AppendNull()
 				}
-				why := "the entry is damaged"
-				if m.Encrypted {
-					why = "the message is encrypted"
+				if len(m.Entry.Meta.Raw) > 0 { // else it is counted already
+					s.t.warn.note(&s.t.warn.Undecodable, "%d:%d: the message is encrypted or damaged", raw.Ledger, raw.Entry)
 				}
-				s.t.warn.note(&s.t.warn.Undecodable, "%d:%d: %s", raw.Ledger, raw.Entry, why)
 			default:
 				var err error
 				if proj != nil {
