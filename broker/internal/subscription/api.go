@@ -8,7 +8,8 @@
 // deliver in log order; Key_Shared delivers the entries of one key in log order, also while consumers come and go;
 // Shared delivers redelivered entries before new ones. Both hold back a message until its deliver_at_time, never less;
 // Exclusive and Failover do not. A consumer is never sent more messages than it has permits
-// for, save that the last entry, a batch, may overshoot.
+// for, save that the last entry, a batch, may overshoot. An entry that cannot be read is tried again until it can: it is
+// never skipped, and what comes after it waits.
 //
 // # Goroutines
 //

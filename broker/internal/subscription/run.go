@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/daybook/daybook/broker/internal/dispatch"
@@ -18,6 +20,9 @@ const (
 	maxRoundEntries = 500
 	maxRoundBytes   = 2 << 20
 )
+
+// keptBatch is the room for messages that an idle consumer keeps.
+const keptBatch = 16
 
 // A failed read is tried again after firstRetry, then after twice as long, up to lastRetry.
 const (
@@ -62,15 +67,20 @@ type round struct {
 	key     []byte
 }
 
+var rounds = sync.Pool{New: func() any { return new(round) }}
+
 // run is the dispatching goroutine.
 func (s *Subscription) run() {
-	var r round
-	for s.plan(&r) {
-		err := s.fetch(&r)
-		s.deal(&r, err)
-		s.deliver(&r)
+	r := rounds.Get().(*round)
+	for s.plan(r) {
+		err := s.fetch(r)
+		s.deal(r, err)
+		s.deliver(r)
 		clear(r.entries)
+		clear(r.targets)
+		r.meta = message.Entry{}
 	}
+	rounds.Put(r)
 }
 
 // plan decides what to read. False: there is nothing to do, and the goroutine ends.
@@ -310,9 +320,11 @@ func (s *Subscription) dealAgainLocked(r *round) {
 		}
 		e := &r.entries[next]
 		if entryPosition(e) != p {
-			// The entry is not there any more: its ledger was trimmed.
-			s.cursor.Ack(p, nil)
-			q.Acked(nil, p)
+			if s.ledger.Exists(p) {
+				s.failedLocked(r, fmt.Errorf("entry %v was left out of what was read", p))
+				return
+			}
+			q.Acked(nil, p) // its ledger was trimmed
 			continue
 		}
 		if s.cursor.IsAcked(p) || !s.look(r, e) {
@@ -327,8 +339,12 @@ func (s *Subscription) dealAgainLocked(r *round) {
 		}
 	}
 	if len(r.entries) == 0 {
-		// Nothing at or after the first of them is left in the topic.
+		// Nothing at or after the first of them was read.
 		for _, p := range r.again {
+			if s.ledger.Exists(p) {
+				s.failedLocked(r, fmt.Errorf("entry %v was left out of what was read", p))
+				return
+			}
 			q.Acked(nil, p)
 		}
 	}
@@ -398,7 +414,9 @@ func (s *Subscription) deliver(r *round) {
 		}
 		c.gate.Unlock()
 		clear(c.batch)
-		c.batch = c.batch[:0]
+		if c.batch = c.batch[:0]; cap(c.batch) > keptBatch {
+			c.batch = nil
+		}
 		if !writable {
 			s.mu.Lock()
 			if c.resumed.Load() == resumed && s.hasLocked(c) {

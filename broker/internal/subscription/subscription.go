@@ -57,7 +57,7 @@ type Subscription struct {
 
 	msgOut, bytesOut, redelivered, acked, expired meter.Meter
 
-	// mu comes before the locks of the managed ledger and of a consumer's gate is never taken with it held.
+	// mu comes before the locks of the managed ledger. A consumer's gate is never taken while it is held.
 	mu struct {
 		sync.Mutex
 		typ     Type
