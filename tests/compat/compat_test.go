@@ -21,14 +21,8 @@ import (
 
 func newClient(t *testing.T, s *cluster.Server) pulsar.Client {
 	t.Helper()
-	return newClientWith(t, s, 30*time.Second)
-}
-
-// newClientWith is a client that waits so long for the answer to a request.
-func newClientWith(t *testing.T, s *cluster.Server, timeout time.Duration) pulsar.Client {
-	t.Helper()
 	c, err := pulsar.NewClient(pulsar.ClientOptions{
-		URL: s.Service, OperationTimeout: timeout,
+		URL: s.Service, OperationTimeout: 30 * time.Second,
 		Logger: plog.NewLoggerWithSlog(slog.New(slog.NewTextHandler(io.Discard, nil))),
 	})
 	if err != nil {

@@ -223,6 +223,8 @@ func (n *node) start(ctx context.Context, o Options) error {
 		HTTPListen: net.JoinHostPort(o.Listen, strconv.Itoa(o.HTTPPort)),
 		// Topics are files here: what has been consumed stays until somebody deletes it or sets a retention.
 		RetentionTime: -1, RetentionBytes: -1,
+		// Half of what a crash may cost in acknowledgements: the other half is the flush itself on a busy machine.
+		AckFlush: 50 * time.Millisecond,
 	}, server.Deps{Meta: store, Ledgers: ledgers, Logger: n.log})
 	if err != nil {
 		return err
