@@ -581,6 +581,25 @@ func TestReadGoesToAnotherMemberOnFailure(t *testing.T) {
 	})
 }
 
+func TestReadDoesNotWaitLongForAHungMember(t *testing.T) {
+	for hung := range 3 {
+		bubble(t, 3, func(t *testing.T, w *world, c *Client) {
+			wr := create(t, c, 3, 3, 2)
+			for i := range 20 {
+				add(wr, fmt.Sprint(i)).wait()
+			}
+			w.member(wr, hung).Hang()
+			begin := time.Now()
+			if _, err := wr.Reader().Read(t.Context(), nil, 0, 19, 20, 1000); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(begin); d > hedgeDelay {
+				t.Errorf("waited %v", d)
+			}
+		})
+	}
+}
+
 func TestNotEnoughBookies(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, w *world, c *Client) {
 		if _, err := c.Create(t.Context(), Options{Ensemble: 3, WriteQuorum: 2, AckQuorum: 2}); !errors.Is(err, ErrNoBookies) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/daybook/daybook/ledgerfs"
 	"github.com/daybook/daybook/ledgerfs/internal/ledgermeta"
@@ -73,28 +74,78 @@ func (r *Reader) run(ctx context.Context, first, last ledgerfs.EntryID, maxEntri
 	if q.Ensemble == q.Write {
 		turn = int(int64(r.id) % int64(q.Write))
 	}
-	var errs []error
-	lost := true
-	for i := range q.Write {
-		at := (turn + i) % q.Write
+	at := func(i int) ledgerfs.Member {
 		if q.Ensemble != q.Write {
-			at = q.Member(first, i)
+			return f.Members[q.Member(first, i)]
 		}
-		m := f.Members[at]
-		got, err := r.ask(ctx, m, req)
-		if err == nil {
-			return got, nil
+		return f.Members[(turn+i)%q.Write]
+	}
+	if q.Write == 1 {
+		got, err := r.ask(ctx, at(0), req)
+		if err == nil || ctx.Err() != nil {
+			return got, err
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", m.Bookie, err))
-		if ctx.Err() != nil {
+		return nil, unreadable(r.id, first, []error{fmt.Errorf("%s: %w", at(0).Bookie, err)})
+	}
+
+	// One after the other; the next one also if those before take long.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		got []ledgerfs.Entry
+		err error
+	}
+	answers := make(chan answer, q.Write)
+	asked := 0
+	ask := func() {
+		m := at(asked)
+		asked++
+		go func() {
+			got, err := r.ask(ctx, m, req)
+			if err != nil {
+				err = fmt.Errorf("%s: %w", m.Bookie, err)
+			}
+			answers <- answer{got, err}
+		}()
+	}
+	ask()
+	slow := time.NewTicker(hedgeDelay)
+	defer slow.Stop()
+	var errs []error
+	for len(errs) < q.Write {
+		select {
+		case a := <-answers:
+			if a.err == nil {
+				return a.got, nil
+			}
+			errs = append(errs, a.err)
+			if asked < q.Write && asked == len(errs) {
+				ask()
+			}
+		case <-slow.C:
+			if asked < q.Write {
+				ask()
+			}
+		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+	}
+	return nil, unreadable(r.id, first, errs)
+}
+
+// hedgeDelay is how long a member may take to answer a read before another one is asked as well.
+const hedgeDelay = 250 * time.Millisecond
+
+// unreadable is the failure of a read to which the members have answered with errs, all of them.
+func unreadable(id ledgerfs.LedgerID, e ledgerfs.EntryID, errs []error) error {
+	lost := true
+	for _, err := range errs {
 		lost = lost && isLoss(err)
 	}
 	if lost {
 		errs = append(errs, ErrLost)
 	}
-	return nil, fmt.Errorf("%w: %d:%d: %w", ErrUnreadable, r.id, first, errors.Join(errs...))
+	return fmt.Errorf("%w: %d:%d: %w", ErrUnreadable, id, e, errors.Join(errs...))
 }
 
 // isLoss reports whether a member's answer says that it has no sound copy of the entry, and will have none.
