@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start runs a broker over storage in memory.
 func start(t testing.TB, cfg server.Config) *server.Server {
 	t.Helper()
+	s, _ := startOn(t, cfg)
+	return s
+}
+
+// startOn is start, with the bookie that the broker stores on.
+func startOn(t testing.TB, cfg server.Config) (*server.Server, *ledgertest.Bookie) {
+	t.Helper()
 	cfg.Listen, cfg.HTTPListen = "127.0.0.1:0", "127.0.0.1:0"
 	log := slog.New(slog.DiscardHandler)
 	store := metatest.New()
@@ -51,7 +59,7 @@ func start(t testing.TB, cfg server.Config) *server.Server {
 		ledgers.Close()
 		http.DefaultClient.CloseIdleConnections()
 	})
-	return s
+	return s, bookie
 }
 
 func connect(t testing.TB, url string) *client.Client {
@@ -462,6 +470,79 @@ func TestNothingIsLostWithConnections(t *testing.T) {
 	}
 	check(t, p.Close(ctx))
 	check(t, r.Close(ctx))
+}
+
+// While storage takes nothing, a producer fails its messages or keeps them, as it was told; once there is room
+// again both go on, and nothing is out of order.
+func TestStorageIsFull(t *testing.T) {
+	ctx := limit(t)
+	s, bookie := startOn(t, server.Config{})
+	c := connect(t, s.ServiceURL())
+	fails, err := c.NewProducer(ctx, client.ProducerConfig{Topic: "full", NoRetry: true})
+	check(t, err)
+	keeps, err := c.NewProducer(ctx, client.ProducerConfig{Topic: "full"})
+	check(t, err)
+	_, err = fails.Send(ctx, client.Message{Value: []byte("before")})
+	check(t, err)
+	bookie.Full()
+	if _, err := fails.Send(ctx, client.Message{Value: []byte("lost")}); !errors.Is(err, serr.PersistenceError) {
+		t.Errorf("Send = %v, want PersistenceError", err)
+	}
+	kept := make(chan error, 20)
+	for i := range 20 {
+		check(t, keeps.SendAsync(ctx, client.Message{Value: fmt.Append(nil, i)}, func(_ client.MessageID, err error) { kept <- err }))
+	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if err := keeps.Flush(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Flush = %v while nothing can be stored", err)
+	}
+	bookie.Heal()
+	check(t, keeps.Flush(ctx))
+	for range 20 {
+		check(t, <-kept)
+	}
+	_, err = fails.Send(ctx, client.Message{Value: []byte("after")})
+	check(t, err)
+	r, err := c.NewReader(ctx, client.ReaderConfig{Topic: "full"})
+	check(t, err)
+	for _, want := range slices.Concat([]string{"before"}, numbers(20), []string{"after"}) {
+		m, err := r.Next(ctx)
+		check(t, err)
+		if string(m.Value) != want {
+			t.Fatalf("read %q, want %q", m.Value, want)
+		}
+	}
+	check(t, r.Close(ctx))
+	check(t, keeps.Close(ctx))
+	check(t, fails.Close(ctx))
+}
+
+func TestLargestMessage(t *testing.T) {
+	ctx := limit(t)
+	c := connect(t, start(t, server.Config{}).ServiceURL())
+	p, err := c.NewProducer(ctx, client.ProducerConfig{Topic: "large"})
+	check(t, err)
+	r, err := c.NewReader(ctx, client.ReaderConfig{Topic: "large"})
+	check(t, err)
+	value := make([]byte, 5<<20-100)
+	for i := range value {
+		value[i] = byte(i * 7)
+	}
+	for range 3 {
+		_, err := p.Send(ctx, client.Message{Value: value})
+		check(t, err)
+		m, err := r.Next(ctx)
+		check(t, err)
+		if !bytes.Equal(m.Value, value) {
+			t.Fatal("the value has changed")
+		}
+	}
+	if _, err := p.Send(ctx, client.Message{Value: make([]byte, 5<<20)}); !errors.Is(err, client.ErrTooLarge) {
+		t.Errorf("Send = %v, want ErrTooLarge", err)
+	}
+	check(t, r.Close(ctx))
+	check(t, p.Close(ctx))
 }
 
 func TestConsumerGoesOnWhereItsAcknowledgementsEnd(t *testing.T) {
