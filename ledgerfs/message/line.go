@@ -109,27 +109,40 @@ const (
 )
 
 // classify reports whether v has control bytes (below 0x20 but tab, and 0x7f), and whether it has bytes above
-// 0x7f. It looks at eight bytes at a time: lines are counted for every message that is published.
+// 0x7f. It looks at many bytes at a time: lines are counted for every message that is published.
 func classify(v []byte) (control, high bool) {
-	for len(v) >= 8 {
-		x := binary.LittleEndian.Uint64(v)
-		hi := x & highs
-		low := x &^ highs
-		// For bytes below 0x80 no sum or difference carries into the next byte: +0x60 sets the high bit
-		// unless the byte is below 0x20, and +1 sets it for 0x7f.
-		if suspect := (^(low + 0x60*ones) | (low + ones)) & highs &^ hi; suspect != 0 {
-			for _, c := range v[:8] {
-				control = control || isControl(c)
-			}
+	var hi uint64
+	for len(v) >= 32 {
+		a, b := binary.LittleEndian.Uint64(v), binary.LittleEndian.Uint64(v[8:])
+		c, d := binary.LittleEndian.Uint64(v[16:]), binary.LittleEndian.Uint64(v[24:])
+		hi |= a | b | c | d
+		if (suspects(a)|suspects(b)|suspects(c)|suspects(d))&highs != 0 {
+			control = control || hasControl(v[:32]) // a tab is a suspect too
 		}
-		high = high || hi != 0
-		v = v[8:]
+		v = v[32:]
 	}
 	for _, c := range v {
 		control = control || isControl(c)
-		high = high || c >= 0x80
+		hi |= uint64(c)
 	}
-	return control, high
+	return control, hi&highs != 0
+}
+
+// suspects has the high bit set of each byte of x that is below 0x20 or is 0x7f; the other bits mean nothing. For
+// bytes below 0x80 no sum carries into the next byte: +0x60 sets the high bit unless the byte is below 0x20, and
+// +1 sets it for 0x7f.
+func suspects(x uint64) uint64 {
+	low := x &^ highs
+	return (^(low + 0x60*ones) | (low + ones)) &^ x
+}
+
+func hasControl(v []byte) bool {
+	for _, c := range v {
+		if isControl(c) {
+			return true
+		}
+	}
+	return false
 }
 
 func isControl(c byte) bool { return c < 0x20 && c != '\t' || c == 0x7f }

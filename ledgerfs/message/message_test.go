@@ -459,6 +459,26 @@ func TestTextLeadsBackToTheMessage(t *testing.T) {
 	})
 }
 
+func TestClassifySeesEveryByte(t *testing.T) {
+	for c := range 256 {
+		for n := range 70 {
+			for _, at := range []int{0, n / 2, n - 1} {
+				if at < 0 || at >= n {
+					continue
+				}
+				for _, fill := range []string{"a", "\t", "~", "\xff"} {
+					v := []byte(strings.Repeat(fill, n))
+					v[at] = byte(c)
+					control, high := classify(v)
+					if control != isControl(byte(c)) || high != (c >= 0x80 || fill == "\xff" && n > 1) {
+						t.Fatalf("classify(%q) = %v, %v", v, control, high)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestNDJSON(t *testing.T) {
 	h := Header{ProducerName: "p-1", PublishTime: 1700000000000}
 	for _, c := range []struct {
