@@ -54,6 +54,7 @@ type Topic interface {
 	DeleteSubscription(ctx context.Context, name string, force bool) error
 	LastMessageID(ctx context.Context) (topic.LastMessage, error)
 	Terminate(ctx context.Context) (ledgerfs.Position, error)
+	UpdateProperties(ctx context.Context, change func(map[string]string)) error
 	Stats() topic.Stats
 	InternalStats() topic.InternalStats
 	ReadEntry(ctx context.Context, p ledgerfs.Position) ([]byte, error)
@@ -320,7 +321,17 @@ func (r *request) existingNamespace() (topicname.Namespace, policy.Namespace, er
 		return ns, policy.Namespace{}, err
 	}
 	p, err := r.api.Policies.NamespaceInfo(r.Context(), ns)
-	return ns, p, err
+	return ns, p, r.missing(ns, err)
+}
+
+// missing says, of an error that a namespace is not there, whether it is its tenant that is not.
+func (r *request) missing(ns topicname.Namespace, err error) error {
+	if errors.Is(err, serr.TopicNotFound) {
+		if _, err := r.api.Policies.TenantInfo(r.Context(), ns.Tenant); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // knownTopic is the topic that the route names, in an existing namespace, and its partitions if it is a

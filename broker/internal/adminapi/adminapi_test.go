@@ -59,6 +59,7 @@ func TestNamespaces(t *testing.T) {
 	s.fails("POST", auto, `{"allowAutoTopicCreation":true,"topicType":"non-partitioned","defaultNumPartitions":3}`, 412,
 		detail+"[defaultNumPartitions] is not allowed to be set when the type is non-partition.")
 	s.fails("POST", "/admin/v2/namespaces/rec/none/autoTopicCreation", `{}`, 404, "Namespace does not exist")
+	s.fails("POST", "/admin/v2/namespaces/none/none/autoTopicCreation", `{}`, 404, "Tenant does not exist")
 	s.ok("POST", auto, `{"allowAutoTopicCreation":true,"topicType":"partitioned","defaultNumPartitions":3}`)
 	s.is("GET", auto, "", `{"allowAutoTopicCreation":true,"topicType":"partitioned","defaultNumPartitions":3}`)
 	s.is("GET", topicURL+"auto/partitions?checkAllowAutoCreation=true", "", `{"partitions":3,"deleted":false}`)
@@ -102,7 +103,10 @@ func TestTopics(t *testing.T) {
 	s.ok("PUT", topicURL+"odd+name%3A%25%2B", `{"k":"v"}`)
 	s.topic("odd name:%+")
 	s.is("GET", topicURL+"odd+name%3A%25%2B/properties", "", `{"k":"v"}`)
-	s.fails("PUT", topicURL+"t/properties", `{"k":"v"}`, 405, "The properties of a topic without partitions cannot be changed")
+	s.ok("PUT", topicURL+"t/properties", `{"k":"v","l":"w"}`)
+	s.ok("PUT", topicURL+"t/properties", `{"k":"x"}`)
+	s.ok("DELETE", topicURL+"t/properties?key=l", "")
+	s.is("GET", topicURL+"t/properties", "", `{"k":"x"}`)
 
 	s.topic("t").busy = true
 	if got := s.ok("GET", topicURL+"t/stats", ""); !strings.Contains(got, `"publishers":[{"accessMode":"Shared","msgRateIn":0.0,`) {

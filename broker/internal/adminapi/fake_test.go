@@ -171,6 +171,15 @@ func (t *fakeTopic) Terminate(context.Context) (ledgerfs.Position, error) {
 	return t.last(), nil
 }
 
+func (t *fakeTopic) UpdateProperties(_ context.Context, change func(map[string]string)) error {
+	t.properties = maps.Clone(t.properties)
+	if t.properties == nil {
+		t.properties = map[string]string{}
+	}
+	change(t.properties)
+	return nil
+}
+
 func (t *fakeTopic) Stats() topic.Stats {
 	s := topic.Stats{MsgIn: int64(len(t.sealed) + len(t.open)), Created: t.created, MsgRateIn: 1.5}
 	if t.busy {

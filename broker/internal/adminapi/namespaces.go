@@ -359,7 +359,8 @@ func (a *api) nsSet(method, path string, change func(*request, *policy.Namespace
 		if err != nil {
 			return nil, err
 		}
-		return nil, a.Policies.UpdateNamespace(r.Context(), ns, func(p *policy.Namespace) error { return change(r, p) })
+		err = a.Policies.UpdateNamespace(r.Context(), ns, func(p *policy.Namespace) error { return change(r, p) })
+		return nil, r.missing(ns, err)
 	})
 }
 

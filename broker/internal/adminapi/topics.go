@@ -218,30 +218,24 @@ func (a *api) topics() {
 		if _, err := r.decode(&set); err != nil {
 			return nil, err
 		}
-		return nil, r.changeProperties(func(p map[string]string) map[string]string { return merge(p, set) })
+		return nil, r.changeProperties(func(p map[string]string) { maps.Copy(p, set) })
 	})
 	a.routes.add("DELETE", topicPath+"/properties", func(r *request) (any, error) {
-		return nil, r.changeProperties(func(p map[string]string) map[string]string {
-			p = merge(p, nil)
-			delete(p, r.query.Get("key"))
-			return p
-		})
+		return nil, r.changeProperties(func(p map[string]string) { delete(p, r.query.Get("key")) })
 	})
 }
 
-// A propertied topic can have its stored properties replaced.
-type propertied interface {
-	SetProperties(ctx context.Context, p map[string]string) error
-}
-
-func (r *request) changeProperties(change func(map[string]string) map[string]string) error {
+// changeProperties changes the properties of the topic that the route names, or of its record if it is partitioned.
+// change may be called several times.
+func (r *request) changeProperties(change func(map[string]string)) error {
 	n, partitions, err := r.knownTopic()
 	if err != nil {
 		return err
 	}
 	if partitions > 0 {
 		return r.api.Policies.UpdatePartitioned(r.Context(), n, func(t *partitionedTopic) error {
-			t.Properties = change(t.Properties)
+			t.Properties = merge(nil, t.Properties)
+			change(t.Properties)
 			return nil
 		})
 	}
@@ -249,11 +243,7 @@ func (r *request) changeProperties(change func(map[string]string) map[string]str
 	if err != nil {
 		return err
 	}
-	p, ok := t.(propertied)
-	if !ok {
-		return failure(http.StatusMethodNotAllowed, "The properties of a topic without partitions cannot be changed")
-	}
-	return p.SetProperties(r.Context(), change(t.InternalStats().Properties))
+	return t.UpdateProperties(r.Context(), change)
 }
 
 // delete removes a topic, and its schemas with it if no other topic uses them.

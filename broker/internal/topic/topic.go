@@ -249,6 +249,21 @@ func (t *Topic) Closed() bool {
 	return t.mu.closing
 }
 
+// UpdateProperties changes the topic's stored properties in one transaction: change is given a copy to edit, and may
+// be called more than once.
+func (t *Topic) UpdateProperties(ctx context.Context, change func(map[string]string)) error {
+	t.mu.Lock()
+	closing := t.mu.closing
+	t.mu.Unlock()
+	if closing {
+		return t.closedErr()
+	}
+	if err := t.ledger.UpdateProperties(ctx, change); err != nil {
+		return serr.MetadataError.Wrapf(err, "the properties of topic %s cannot be stored", t.cfg.Name)
+	}
+	return nil
+}
+
 // Terminate seals the topic: no message is stored any more. Sends under way get their outcome, then all producers are
 // closed. It returns the position of the last message.
 func (t *Topic) Terminate(ctx context.Context) (ledgerfs.Position, error) {
