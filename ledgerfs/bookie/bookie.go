@@ -35,7 +35,7 @@ type Config struct {
 	Meta raftmeta.Store
 	// WriteCache bounds, in bytes, the memory that keeps the newest entries; 32 MiB if 0.
 	WriteCache int64
-	// MaxInFlight bounds, in bytes, the adds that wait for the disk; 32 MiB if 0.
+	// MaxInFlight bounds, in bytes, the adds that wait for the disk; 64 MiB if 0.
 	MaxInFlight int64
 	// Fatal is called once, from a goroutine of the store, when the disk can no longer be trusted. The
 	// process should end. From then on every call fails and nothing is acknowledged.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"strconv"
 	"sync/atomic"
 	"testing"
 
@@ -91,3 +92,23 @@ func BenchmarkRead(b *testing.B) {
 type nopDone struct{}
 
 func (nopDone) AddCompleted(*ledgerfs.Add, error) {}
+
+// BenchmarkJournalCommit commits one batch after the other, each of one entry of so many bytes.
+func BenchmarkJournalCommit(b *testing.B) {
+	for _, n := range []int{1 << 10, 15 << 10, 60 << 10, 250 << 10, 1000 << 10} {
+		b.Run(strconv.Itoa(n>>10)+"KiB", func(b *testing.B) {
+			s := mustOpen(b, Config{Dir: b.TempDir()})
+			defer s.Close()
+			install(b, s, 1)
+			p := make([]byte, n)
+			b.SetBytes(int64(n))
+			e := ledgerfs.EntryID(0)
+			for b.Loop() {
+				if err := ledgertest.Await(s, ledgertest.NewAdd(1, e, 1, p)); err != nil {
+					b.Fatal(err)
+				}
+				e++
+			}
+		})
+	}
+}

@@ -54,7 +54,7 @@ func open(cfg Config) (_ *Store, err error) {
 		cfg.WriteCache = 32 << 20
 	}
 	if cfg.MaxInFlight == 0 {
-		cfg.MaxInFlight = 32 << 20
+		cfg.MaxInFlight = 64 << 20
 	}
 	s := &Store{cfg: cfg, fs: cfg.FS, log: cfg.Log,
 		wantSeg: make(chan struct{}, 1), tendNow: make(chan struct{}, 1), stop: make(chan struct{})}
@@ -98,7 +98,7 @@ func open(cfg Config) (_ *Store, err error) {
 		cfg: limits{
 			segmentSize: s.id.SegmentSize,
 			maxBatch:    int(min(slabSize, s.id.SegmentSize/4)),
-			maxBytes:    min(cfg.MaxInFlight, s.id.SegmentSize/2),
+			maxBytes:    cfg.MaxInFlight,
 			maxPayload:  int(min(segment.MaxPayload, s.id.SegmentSize-min(s.id.SegmentSize/4, 256<<10))),
 		},
 		seed: s.seed, ledger: newTable(), deleted: map[ledgerfs.LedgerID]uint64{},

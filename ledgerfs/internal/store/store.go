@@ -51,7 +51,7 @@ type Config struct {
 	SegmentSize int64
 	// WriteCache bounds, in bytes, the memory that keeps the newest entries; 32 MiB if 0.
 	WriteCache int64
-	// MaxInFlight bounds the bytes of adds that wait for the disk; 32 MiB if 0. Adds beyond it fail with
+	// MaxInFlight bounds the bytes of adds that wait for the disk; 64 MiB if 0. Adds beyond it fail with
 	// ErrTooManyRequests.
 	MaxInFlight int64
 	// Fatal is called once, from a goroutine of the store, when the disk can no longer be trusted.
