@@ -92,6 +92,7 @@ func (c *Client) Execute(ctx context.Context, statement string) (*Rows, error) {
 		user = "daybook"
 	}
 	set("User", user)
+	set("Client-Capabilities", "PARAMETRIC_DATETIME")
 	set("Catalog", c.Catalog)
 	set("Schema", c.Schema)
 	set("Source", c.Source)

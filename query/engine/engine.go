@@ -393,7 +393,11 @@ func (r *run) explain(ctx context.Context, t *syntax.Explain, using []syntax.Exp
 		}
 		text += "\n" + analyzed(res.rows, r.e.cfg.Now().Sub(from))
 	}
-	return r.rows([]Column{{"Query Plan", value.VarcharType}}, [][]any{{text}}), nil
+	var lines [][]any
+	for l := range strings.SplitSeq(text, "\n") {
+		lines = append(lines, []any{l})
+	}
+	return r.rows([]Column{{"Query Plan", value.VarcharType}}, lines), nil
 }
 
 // rows is a result of rows that are already there.

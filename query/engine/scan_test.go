@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"sort"
@@ -168,6 +169,42 @@ func TestMemoryIsLimited(t *testing.T) {
 	// What fits after cutting fits.
 	if got := rowsOf(t, e, "SELECT __value__ FROM numbers ORDER BY __value__ DESC LIMIT 2"); !slices.Equal(got, []string{"4999", "4998"}) {
 		t.Errorf("%v", got)
+	}
+}
+
+// Neither large messages nor functions that make large texts fill the memory: batches are cut by bytes, and
+// what a function makes for one batch is bounded.
+func TestLargeTextsAreBounded(t *testing.T) {
+	tp := querytest.New()
+	tp.Add(ns, "large", 0, &catalog.Schema{Type: "STRING"})
+	for range 40 {
+		tp.Publish(ns, "large", 0, message.Header{ProducerName: "p", PublishTime: 1}, message.Outgoing{Value: make([]byte, 1<<20)})
+	}
+	e := newEngine(tp)
+	r, err := e.Execute(context.Background(), engine.Session{}, "SELECT __value__ FROM large")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	rows := 0
+	for {
+		b, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rows += b.Len; b.Len > 5 {
+			t.Fatalf("a batch of %d MiB", b.Len)
+		}
+	}
+	if rows != 40 {
+		t.Errorf("%d rows", rows)
+	}
+	fill(tp)
+	if _, err := ask(e, engine.Session{}, "SELECT length(repeat(CAST(__value__ AS varchar), 300000)) FROM numbers"); code(err) != "EXCEEDED_LOCAL_MEMORY_LIMIT" {
+		t.Errorf("%v", err)
 	}
 }
 

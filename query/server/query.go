@@ -35,14 +35,14 @@ type page struct {
 
 // query is a statement that runs and the pages that its client has not asked for.
 type query struct {
-	s        *Server
-	id, slug string
-	tx       string
-	begun    time.Time
-	cancel   context.CancelCauseFunc
-	timer    *time.Timer
-	pages    chan *page // closed after the last
-	base     string     // set before anyone can ask
+	s          *Server
+	id, slug   string
+	parametric bool // the client knows timestamp(3)
+	begun      time.Time
+	cancel     context.CancelCauseFunc
+	timer      *time.Timer
+	pages      chan *page // closed after the last
+	base       string     // set before anyone can ask
 
 	mu    sync.Mutex // one request at a time takes a page
 	token int        // of cur
@@ -212,10 +212,21 @@ type wireArgument struct {
 	Value any    `json:"value"`
 }
 
-func signature(t value.Type) wireSignature {
+// typeName is a type's name; clients that do not say that they know of the precision of times get none.
+func typeName(t value.Type, parametric bool) string {
+	if !parametric {
+		switch t.Kind {
+		case value.Timestamp, value.TimestampTZ, value.Time:
+			return t.Name()
+		}
+	}
+	return t.String()
+}
+
+func signature(t value.Type, parametric bool) wireSignature {
 	s := wireSignature{RawType: t.Name(), Arguments: []wireArgument{}}
 	long := func(n int64) { s.Arguments = append(s.Arguments, wireArgument{"LONG", n}) }
-	typ := func(t value.Type) { s.Arguments = append(s.Arguments, wireArgument{"TYPE", signature(t)}) }
+	typ := func(t value.Type) { s.Arguments = append(s.Arguments, wireArgument{"TYPE", signature(t, parametric)}) }
 	switch t.Kind {
 	case value.Varchar:
 		long(1<<31 - 1) // without a limit
@@ -223,7 +234,9 @@ func signature(t value.Type) wireSignature {
 		long(int64(t.Precision))
 		long(int64(t.Scale))
 	case value.Timestamp, value.TimestampTZ, value.Time:
-		long(3)
+		if parametric {
+			long(3)
+		}
 	case value.Array:
 		typ(*t.Elem)
 	case value.Map:
@@ -231,7 +244,7 @@ func signature(t value.Type) wireSignature {
 		typ(*t.Elem)
 	case value.Row:
 		for _, f := range t.Fields {
-			v := map[string]any{"typeSignature": signature(f.Type)}
+			v := map[string]any{"typeSignature": signature(f.Type, parametric)}
 			if f.Name != "" {
 				v["fieldName"] = map[string]string{"name": f.Name}
 			}
@@ -309,7 +322,7 @@ func (q *query) write(w http.ResponseWriter, p *page, token int) {
 		res.NextURI = q.base + "/v1/statement/" + phase + "/" + q.id + "/" + q.slug + "/" + strconv.Itoa(p.next)
 	}
 	for _, c := range p.columns {
-		res.Columns = append(res.Columns, wireColumn{c.Name, c.Type.String(), signature(c.Type)})
+		res.Columns = append(res.Columns, wireColumn{c.Name, typeName(c.Type, q.parametric), signature(c.Type, q.parametric)})
 	}
 	for _, t := range p.warnings {
 		ww := wireWarning{Message: t}

@@ -192,13 +192,14 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	q, err := s.open(sess, string(body), header(r, "Transaction-Id"))
+	q, err := s.open(sess, string(body))
 	if err != nil {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	q.base = base(r)
+	q.parametric = strings.Contains(header(r, "Client-Capabilities"), "PARAMETRIC_DATETIME")
 	p := &page{state: "QUEUED", next: 1}
 	q.write(w, p, 0)
 }
@@ -217,7 +218,7 @@ func base(r *http.Request) string {
 
 var errFull = errors.New("too many queries are open; try again")
 
-func (s *Server) open(sess engine.Session, text, tx string) (*query, error) {
+func (s *Server) open(sess engine.Session, text string) (*query, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
@@ -230,7 +231,7 @@ func (s *Server) open(sess engine.Session, text, tx string) (*query, error) {
 	var slug [12]byte
 	rand.Read(slug[:])
 	q := &query{s: s, id: fmt.Sprintf("%s_%05d_dbook", s.start.UTC().Format("20060102_150405"), s.mu.seq), slug: hex.EncodeToString(slug[:]),
-		pages: make(chan *page, pagesAhead), begun: time.Now(), tx: tx}
+		pages: make(chan *page, pagesAhead), begun: time.Now()}
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	q.cancel = cancel
 	q.timer = time.AfterFunc(s.cfg.Abandon, func() {

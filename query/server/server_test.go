@@ -213,6 +213,20 @@ func TestTokenIsIdempotentUntilTheNext(t *testing.T) {
 	}
 }
 
+// Clients from before Trino had precisions get the plain names.
+func TestTimesAreNamedAsTheClientKnowsThem(t *testing.T) {
+	t.Parallel()
+	h, _ := start(t, topics(0), server.Config{})
+	const sql = "SELECT TIMESTAMP '2024-01-01 00:00:00'"
+	if p := step(t, h, post(t, h, sql).NextURI); p.Columns[0]["type"] != "timestamp" {
+		t.Errorf("%v", p.Columns)
+	}
+	_, p := do(t, h, http.MethodPost, h.URL+"/v1/statement", sql, "X-Trino-User", "ann", "X-Trino-Client-Capabilities", "PATH,PARAMETRIC_DATETIME")
+	if p = step(t, h, p.NextURI); p.Columns[0]["type"] != "timestamp(3)" {
+		t.Errorf("%v", p.Columns)
+	}
+}
+
 func TestErrorsCarryNameCodeAndPlace(t *testing.T) {
 	t.Parallel()
 	h, c := start(t, topics(10), server.Config{})

@@ -68,7 +68,11 @@ func badArg(format string, args ...any) error {
 	return sqlerr.InvalidFunctionArg.Errorf(format, args...)
 }
 
-const maxText = 16 << 20
+// maxText bounds one text that a function makes, maxBatchText those of one batch together.
+const (
+	maxText      = 16 << 20
+	maxBatchText = 128 << 20
+)
 
 func init() {
 	V, I, D, B, X := value.VarcharType, value.BigIntType, value.DoubleType, value.BooleanType, value.VarbinaryType
@@ -586,12 +590,18 @@ func strict(f row, t value.Type) func(args []*value.Vec, n int) (*value.Vec, err
 	return func(args []*value.Vec, n int) (*value.Vec, error) {
 		out := value.NewVec(t, n)
 		out.Nulls = unionNulls(args, n)
+		held := 0
 		for i := range n {
 			if out.IsNull(i) {
 				continue
 			}
 			if err := f(args, i, out); err != nil {
 				return nil, err
+			}
+			if out.Str != nil {
+				if held += len(out.Str[i]); held > maxBatchText {
+					return nil, sqlerr.ExceededLocalMemory.Errorf("Text computed for %d rows exceeds %dMB", i+1, maxBatchText>>20)
+				}
 			}
 		}
 		return out, nil

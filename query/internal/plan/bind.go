@@ -531,6 +531,11 @@ func (b *binder) selectQuery(sel *syntax.Select, order []syntax.OrderItem, env *
 			switch c := it.Expr.(type) {
 			case *syntax.Column:
 				name = c.Parts[len(c.Parts)-1]
+				if x, err := sc.resolve(c); err == nil {
+					if col, ok := x.(*expr.Col); ok {
+						name = sc.cols[col.Index].name // as the schema writes it
+					}
+				}
 			case *syntax.Field:
 				name = c.Name
 			}

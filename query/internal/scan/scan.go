@@ -239,6 +239,9 @@ func (t *Table) layoutFor(ctx context.Context, version []byte) (*layout, error) 
 	return l, nil
 }
 
+// batchBytes is about how many bytes of values a batch refers to: large messages make batches of few rows.
+const batchBytes = 4 << 20
+
 type projector interface {
 	project(b []byte, cols []*value.Vec) error
 }
@@ -339,9 +342,9 @@ func (s *split) entry(ctx context.Context) (*ledgerfs.Entry, error) {
 // Next gives the next batch.
 func (s *split) Next(ctx context.Context) (*value.Batch, error) {
 	var b *value.Batch
-	rows := s.counted
+	rows, held := s.counted, 0
 	s.counted = 0
-	for rows < value.BatchSize {
+	for rows < value.BatchSize && held < batchBytes {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -386,6 +389,7 @@ func (s *split) Next(ctx context.Context) (*value.Batch, error) {
 			return nil, err
 		}
 		rows = b.Len
+		held += len(e.Payload)
 	}
 	if rows == 0 {
 		return nil, io.EOF
