@@ -6,7 +6,7 @@
 // position and index for ever; indexes of messages count up without gaps over all ledgers of a topic. When an
 // append fails, every append issued before that failure was reported fails too, so that no producer's entries
 // are stored out of order; which of them were stored after all, only readers will tell. Appends issued after
-// that are taken again as soon as the topic can.
+// that are taken again as soon as the topic can; see Append.Since for callers who cannot tell "issued before" from "after".
 //
 // An acknowledgement of a durable cursor is lost only by a crash within Config.FlushInterval after it; after
 // Close none is.
