@@ -428,6 +428,10 @@ func (p *Producer) Send(s Send) {
 	p.topic.ledger.Append(&e.Append)
 }
 
+// minBatched is the least that a message takes in a batch: the size of its metadata. Counts beyond what fits would
+// spoil the topic's indexes and its consumers' permits.
+const minBatched = 4
+
 // check parses the send and refuses what must not be stored.
 func (p *Producer) check(s *Send, m *message.Entry) error {
 	if s.Headroom < 0 || s.Headroom > len(s.Payload) {
@@ -438,6 +442,9 @@ func (p *Producer) check(s *Send, m *message.Entry) error {
 	}
 	if m.HasBroker {
 		return serr.NotAllowedError.Errorf("Broker entry metadata is the broker's to write")
+	}
+	if room := max(len(m.Payload), int(m.Meta.UncompressedSize)); m.Count() > max(1, room/minBatched) {
+		return serr.NotAllowedError.Errorf("%d messages do not fit into a batch of %d bytes", m.Count(), room)
 	}
 	if s.Txn || m.Meta.HasTxn {
 		return serr.NotAllowedError.Errorf("Transactions are not enabled on this broker")

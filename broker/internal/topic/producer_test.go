@@ -13,6 +13,7 @@ import (
 	"github.com/daybook/daybook/broker/internal/topic"
 	"github.com/daybook/daybook/broker/serr"
 	"github.com/daybook/daybook/ledgerfs"
+	"github.com/daybook/daybook/ledgerfs/message"
 	"github.com/daybook/daybook/ledgerfs/mledger"
 )
 
@@ -112,16 +113,21 @@ func TestWhatMustNotBeStoredIsRefused(t *testing.T) {
 		p.Send(topic.Send{SequenceID: 1, Messages: 1, Payload: []byte("nonsense")})
 		p.Send(topic.Send{SequenceID: 2, Messages: 1, Payload: brokertest.Entry(p.Name(), 2, "", "txn"), Txn: true})
 		p.Send(topic.Send{SequenceID: 3, Messages: 1, Payload: brokertest.Entry(p.Name(), 3, "", "3")})
+		lie, err := message.AppendBatchOf(nil, &message.Header{ProducerName: "p", PublishTime: 1}, make([]byte, 100), 26, 4, 29)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Send(topic.Send{SequenceID: 4, Messages: 26, Payload: lie})
 		synctest.Wait()
 		rs := p.Results()
-		if len(rs) != 4 {
+		if len(rs) != 5 {
 			t.Fatalf("%d outcomes", len(rs))
 		}
 		for i, r := range rs {
 			if r.SequenceID != uint64(i) {
 				t.Fatalf("outcome %d is of send %d", i, r.SequenceID)
 			}
-			if refused := i == 1 || i == 2; refused != errors.Is(r.Err, serr.NotAllowedError) || !refused && r.Err != nil {
+			if refused := i == 1 || i == 2 || i == 4; refused != errors.Is(r.Err, serr.NotAllowedError) || !refused && r.Err != nil {
 				t.Fatalf("send %d: %v", i, r.Err)
 			}
 		}
