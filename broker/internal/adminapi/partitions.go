@@ -272,6 +272,12 @@ func (a *api) deletePartitions(r *request) (any, error) {
 		return nil, failure(http.StatusNotFound, "Topic %v not found.", n)
 	}
 	if n.Domain == topicname.Persistent {
+		// None is deleted if one of them cannot be.
+		for _, p := range names(n, partitions) {
+			if t, ok := a.Topics.Loaded(p); ok && !r.flag("force") && inUse(t) {
+				return nil, failure(http.StatusPreconditionFailed, "Topic has active producers/subscriptions")
+			}
+		}
 		for _, p := range names(n, partitions) {
 			err := a.Topics.Delete(r.Context(), p, r.flag("force"))
 			if err != nil && !errors.Is(err, serr.TopicNotFound) {
@@ -283,4 +289,14 @@ func (a *api) deletePartitions(r *request) (any, error) {
 		return nil, err
 	}
 	return nil, a.Schemas.Forget(r.Context(), n)
+}
+
+// inUse reports whether clients are connected to the topic.
+func inUse(t Topic) bool {
+	s := t.Stats()
+	used := len(s.Producers) > 0
+	for i := range s.Subscriptions {
+		used = used || len(s.Subscriptions[i].Consumers) > 0
+	}
+	return used
 }
