@@ -25,9 +25,12 @@
 //
 // The first stat, open or read of a face counts the text of its topic once; each ledger keeps a sparse list of
 // (text offset, entry). From then on growth is counted as the topic reports it, so that no later call scans.
-// The lengths of ledgers that are closed are recorded in the topic's chain where the Topic offers it
-// (TextRecorder): after a restart these are not counted again; a ledger's sparse list is made when it is first
-// read. A topic that nobody asked for in a while is forgotten.
+// The lengths of ledgers that are closed are recorded in the topic's chain (Topic.SetText): after a restart these are
+// not counted again; a ledger's sparse list is made when it is first read. A topic that nobody asked for in a
+// while is forgotten.
+//
+// A chunked message is shown once, whole, in the place of its last chunk. An entry of which no sound copy exists
+// shows nothing; everything around it stays readable.
 //
 // # Goroutines
 //
