@@ -37,12 +37,13 @@ type page struct {
 type query struct {
 	s          *Server
 	id, slug   string
-	parametric bool // the client knows timestamp(3)
+	text       string
+	base       string // the server's address as the client sees it
+	parametric bool   // the client knows timestamp(3)
 	begun      time.Time
 	cancel     context.CancelCauseFunc
 	timer      *time.Timer
 	pages      chan *page // closed after the last
-	base       string     // set before anyone can ask
 
 	mu    sync.Mutex // one request at a time takes a page
 	token int        // of cur
@@ -50,7 +51,7 @@ type query struct {
 }
 
 // run executes the statement and sends its pages.
-func (q *query) run(ctx context.Context, sess engine.Session, text string) {
+func (q *query) run(ctx context.Context, sess engine.Session) {
 	defer close(q.pages)
 	send := func(p *page) bool {
 		select {
@@ -79,7 +80,7 @@ func (q *query) run(ctx context.Context, sess engine.Session, text string) {
 		}
 		send(p)
 	}
-	r, err := q.s.cfg.Engine.Execute(ctx, sess, text)
+	r, err := q.s.cfg.Engine.Execute(ctx, sess, q.text)
 	if err != nil {
 		fail(err, nil)
 		return

@@ -192,14 +192,13 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	q, err := s.open(sess, string(body))
+	q, err := s.open(sess, &query{text: string(body), base: base(r),
+		parametric: strings.Contains(header(r, "Client-Capabilities"), "PARAMETRIC_DATETIME")})
 	if err != nil {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	q.base = base(r)
-	q.parametric = strings.Contains(header(r, "Client-Capabilities"), "PARAMETRIC_DATETIME")
 	p := &page{state: "QUEUED", next: 1}
 	q.write(w, p, 0)
 }
@@ -218,7 +217,8 @@ func base(r *http.Request) string {
 
 var errFull = errors.New("too many queries are open; try again")
 
-func (s *Server) open(sess engine.Session, text string) (*query, error) {
+// open starts a query.
+func (s *Server) open(sess engine.Session, q *query) (*query, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
@@ -230,8 +230,8 @@ func (s *Server) open(sess engine.Session, text string) (*query, error) {
 	s.mu.seq++
 	var slug [12]byte
 	rand.Read(slug[:])
-	q := &query{s: s, id: fmt.Sprintf("%s_%05d_dbook", s.start.UTC().Format("20060102_150405"), s.mu.seq), slug: hex.EncodeToString(slug[:]),
-		pages: make(chan *page, pagesAhead), begun: time.Now()}
+	q.s, q.id, q.slug = s, fmt.Sprintf("%s_%05d_dbook", s.start.UTC().Format("20060102_150405"), s.mu.seq), hex.EncodeToString(slug[:])
+	q.pages, q.begun = make(chan *page, pagesAhead), time.Now()
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	q.cancel = cancel
 	q.timer = time.AfterFunc(s.cfg.Abandon, func() {
@@ -239,7 +239,7 @@ func (s *Server) open(sess engine.Session, text string) (*query, error) {
 	})
 	s.mu.queries[q.id] = q
 	s.mu.active++
-	s.wg.Go(func() { q.run(ctx, sess, text) })
+	s.wg.Go(func() { q.run(ctx, sess) })
 	return q, nil
 }
 
