@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -123,10 +124,14 @@ func (i *Info) AppendJSON(dst, key, value []byte) ([]byte, error) {
 func (i *Info) appendJSON(dst, key, value []byte) ([]byte, error) {
 	switch i.Type {
 	case JSON:
-		if !json.Valid(value) || !utf8.Valid(value) {
-			return dst, fmt.Errorf("%w: not JSON", ErrValue)
+		if !utf8.Valid(value) {
+			return dst, fmt.Errorf("%w: not UTF-8", ErrValue)
 		}
-		return appendCompact(dst, value), nil
+		out := bytes.NewBuffer(dst)
+		if err := json.Compact(out, value); err != nil {
+			return dst, fmt.Errorf("%w: not JSON: %w", ErrValue, err)
+		}
+		return out.Bytes(), nil
 	case KeyValue:
 		ki, vi, err := i.KeyValue()
 		if err != nil {
@@ -289,24 +294,4 @@ func appendString(dst []byte, s string) []byte {
 		panic(fmt.Sprintf("schema: a string as JSON: %v", err)) // cannot fail
 	}
 	return append(dst, b...)
-}
-
-// appendCompact appends valid JSON without the white space between its tokens.
-func appendCompact(dst, b []byte) []byte {
-	inString := false
-	for i := 0; i < len(b); i++ {
-		c := b[i]
-		switch {
-		case inString && c == '\\':
-			dst = append(dst, c)
-			i++
-			c = b[i]
-		case c == '"':
-			inString = !inString
-		case !inString && (c == ' ' || c == '\n' || c == '\r' || c == '\t'):
-			continue
-		}
-		dst = append(dst, c)
-	}
-	return dst
 }
