@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
+	"path/filepath"
 
 	"github.com/daybook/daybook/ledgerfs"
 	"github.com/daybook/daybook/ledgerfs/internal/store"
@@ -38,7 +40,8 @@ type Config struct {
 	// MaxInFlight bounds, in bytes, the adds that wait for the disk; 64 MiB if 0.
 	MaxInFlight int64
 	// Fatal is called once, from a goroutine of the store, when the disk can no longer be trusted. The
-	// process should end. From then on every call fails and nothing is acknowledged.
+	// process should end. From then on every call fails and nothing is acknowledged. Fatal must not call
+	// Close, which waits for that goroutine.
 	Fatal func(error)
 	// Log receives what an operator should know; nil discards it.
 	Log *slog.Logger
@@ -109,6 +112,15 @@ type Bookie struct {
 func Open(ctx context.Context, cfg Config) (*Bookie, error) {
 	if cfg.ID == "" || cfg.Dir == "" || cfg.Meta == nil {
 		return nil, errors.New("open bookie: ID, Dir and Meta must be set")
+	}
+	// A bookie that metadata knows must not be formatted anew because its disk is not mounted.
+	if _, err := os.Stat(filepath.Join(cfg.Dir, store.IdentityFile)); errors.Is(err, os.ErrNotExist) {
+		if _, err := cfg.Meta.Get(ctx, CookieKey(cfg.ID)); err == nil {
+			return nil, fmt.Errorf("open bookie %s: %w: metadata knows this bookie, but %s is empty; bring back the right "+
+				"directory, or decommission the bookie before it starts empty", cfg.ID, ErrIdentity, cfg.Dir)
+		} else if !errors.Is(err, raftmeta.ErrNotFound) {
+			return nil, fmt.Errorf("open bookie %s: cookie: %w", cfg.ID, err)
+		}
 	}
 	s, err := store.Open(store.Config{Dir: cfg.Dir, JournalDir: cfg.JournalDir, WriteCache: cfg.WriteCache,
 		MaxInFlight: cfg.MaxInFlight, Fatal: cfg.Fatal, Log: cfg.Log})

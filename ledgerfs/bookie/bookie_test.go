@@ -88,6 +88,9 @@ func TestRefusesStorageThatIsNotItsOwn(t *testing.T) {
 		}
 	}
 	refused("wiped", filepath.Join(base, "empty"), ErrIdentity)
+	if _, err := os.Stat(filepath.Join(base, "empty")); !errors.Is(err, os.ErrNotExist) {
+		t.Fatal("the refused directory was formatted")
+	}
 
 	b := open(t, meta, dir)
 	_, err := Open(t.Context(), Config{ID: "b/1", Dir: dir, Meta: meta})

@@ -48,14 +48,16 @@ type Visit func(r *Record, off int64) error
 // Scan reads the batches of a segment file in order, with reads that are aligned to BlockSize in every way if the
 // size is. The first may follow anything; whoever knows the end of
 // the segment before compares it with Result.First. The end is the first place without a good batch that no later batch knows as durable; earlier bad places
-// are damage: what is intact there is visited nonetheless, and the rest is reported as lost. Scan fails
-// only if reading fails or the format is newer.
-func Scan(f io.ReaderAt, size int64, number uint64, s Seed, visit Visit) (Result, error) {
-	sc := &scanner{f: f, size: size, number: number, seed: s, visit: visit}
+// are damage: what is intact there is visited nonetheless, and the rest is reported as lost. next, if
+// not nil, is the sequence number of the first batch of the next segment and the CRC that it says it follows: it
+// shows whether the end that was found is the true one. Scan fails only if reading fails or the format is newer.
+func Scan(f io.ReaderAt, size int64, number uint64, s Seed, next *Chain, visit Visit) (Result, error) {
+	sc := &scanner{next: next, f: f, size: size, number: number, seed: s, visit: visit}
 	return sc.run()
 }
 
 type scanner struct {
+	next   *Chain
 	f      io.ReaderAt
 	size   int64
 	number uint64
@@ -147,10 +149,21 @@ func (s *scanner) run() (Result, error) {
 		}
 		// A bad place. Is it known to have been durable?
 		next, nh, found, err := s.later(off, res.Chain.Seq)
-		if err != nil || !found {
+		if err != nil {
 			return res, err
 		}
-		if err := s.salvage(&res, off, next, nh.Seq); err != nil {
+		if !found {
+			if s.next == nil || s.next.CRC == res.Chain.CRC {
+				return res, nil
+			}
+			// The batches that the next segment follows are damaged.
+			if err := s.salvage(&res, off, s.size, s.next.Seq, true); err != nil {
+				return res, err
+			}
+			res.Chain = Chain{Seq: s.next.Seq - 1, CRC: s.next.CRC}
+			return res, nil
+		}
+		if err := s.salvage(&res, off, next, nh.Seq, false); err != nil {
 			return res, err
 		}
 		// The batch at next follows the damaged one, so its link is taken on trust.
@@ -217,8 +230,10 @@ type claim struct {
 	hasDir   bool
 }
 
-// salvage visits what is intact between two offsets and reports the rest as lost.
-func (s *scanner) salvage(res *Result, from, to int64, nextSeq uint64) error {
+// salvage visits what is intact between two offsets and reports the rest as lost. With tail, the region reaches
+// to the end of the file: once the batch before nextSeq is found, what follows it means nothing. The end is then
+// the end of what was found.
+func (s *scanner) salvage(res *Result, from, to int64, nextSeq uint64, tail bool) error {
 	region := make([]byte, to-from)
 	for p := from; p < to; p += scanRead {
 		n := int(min(scanRead, to-p))
@@ -241,6 +256,11 @@ func (s *scanner) salvage(res *Result, from, to int64, nextSeq uint64) error {
 			prevSeq = c.seq
 		}
 		pos = c.to
+		if tail {
+			if res.End = from + pos; prevSeq == nextSeq-1 {
+				return nil
+			}
+		}
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func (f *file) batch(synced int64, rs ...*Record) (at int64) {
 
 func (f *file) scan(t testing.TB) (got []string, res Result) {
 	t.Helper()
-	res, err := Scan(bytes.NewReader(f.data), int64(len(f.data)), 7, testSeed, func(r *Record, off int64) error {
+	res, err := Scan(bytes.NewReader(f.data), int64(len(f.data)), 7, testSeed, nil, func(r *Record, off int64) error {
 		if d, err := DecodeRecord(f.data[off:]); err != nil || d.Entry != r.Entry || d.Ledger != r.Ledger {
 			t.Errorf("record %d:%d is not at %d: %v", r.Ledger, r.Entry, off, err)
 		}
@@ -142,11 +142,11 @@ func TestStaleBytesAreNotRead(t *testing.T) {
 	out, _ := b.Seal(8, f.end, 5, false)
 	copy(f.data[f.end:], out)
 	n := 0
-	res, err := Scan(bytes.NewReader(f.data), int64(len(f.data)), 8, testSeed, func(r *Record, _ int64) error { n++; return nil })
+	res, err := Scan(bytes.NewReader(f.data), int64(len(f.data)), 8, testSeed, nil, func(r *Record, _ int64) error { n++; return nil })
 	if err != nil || n != 1 || res.End != FileHeaderSize+4096 || len(res.Losses) != 0 {
 		t.Fatalf("%d records, %+v, %v", n, res, err)
 	}
-	if res, err := Scan(bytes.NewReader(f.data), int64(len(f.data)), 9, testSeed, nil); err != nil || res.End != FileHeaderSize {
+	if res, err := Scan(bytes.NewReader(f.data), int64(len(f.data)), 9, testSeed, nil, nil); err != nil || res.End != FileHeaderSize {
 		t.Fatalf("segment without batches: %+v, %v", res, err)
 	}
 }
@@ -257,7 +257,7 @@ func FuzzScan(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		data := make([]byte, FileHeaderSize+(len(b)+BlockSize-1)&^(BlockSize-1)+BlockSize)
 		copy(data[FileHeaderSize:], b)
-		res, err := Scan(bytes.NewReader(data), int64(len(data)), 7, testSeed, func(*Record, int64) error { return nil })
+		res, err := Scan(bytes.NewReader(data), int64(len(data)), 7, testSeed, nil, func(*Record, int64) error { return nil })
 		if err == nil && (res.End < FileHeaderSize || res.End > int64(len(data))) {
 			t.Fatalf("end %d", res.End)
 		}

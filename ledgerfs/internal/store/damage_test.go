@@ -77,7 +77,7 @@ func makeStored(t testing.TB) *stored {
 			t.Fatal(err)
 		}
 		size, _ := f.Size()
-		res, err := segment.Scan(f, size, n, s.seed, func(r *segment.Record, off int64) error {
+		res, err := segment.Scan(f, size, n, s.seed, nil, func(r *segment.Record, off int64) error {
 			if r.Type == segment.Add {
 				st.spans[name] = append(st.spans[name], span{off, off + int64(segment.Size(len(r.Payload))), ledgerfs.Position{Ledger: r.Ledger, Entry: r.Entry}})
 			}

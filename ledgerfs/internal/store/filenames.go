@@ -7,13 +7,15 @@ import (
 	"strings"
 )
 
-// The names of the store's files.
+// IdentityFile is the file, in Dir and in the segments' directory, without which a directory is not a store's.
+const IdentityFile = "IDENTITY"
+
+// The names of the store's other files.
 const (
-	identityFile = "IDENTITY" // in Dir and in the segments' directory
-	lockFile     = "LOCK"
-	reserveFile  = "RESERVE"
-	indexDir     = "index"
-	segmentDir   = "segments"
+	lockFile    = "LOCK"
+	reserveFile = "RESERVE"
+	indexDir    = "index"
+	segmentDir  = "segments"
 )
 
 func segmentFile(n uint64) string { return fmt.Sprintf("seg-%012d", n) }

@@ -141,7 +141,7 @@ func (s *Store) identify() error {
 		return nil
 	case !missA:
 		return fmt.Errorf("%w: %s has no %s, but %s has: the segments are missing, mount or restore them", ErrIdentity,
-			s.segDir(), identityFile, s.cfg.Dir)
+			s.segDir(), IdentityFile, s.cfg.Dir)
 	}
 	// The segments' directory is formatted first: without the other, nothing was ever stored.
 	names, err := s.fs.List(s.segDir())
@@ -151,17 +151,17 @@ func (s *Store) identify() error {
 	for _, n := range names {
 		if _, ok := parseName(n, "seg-"); ok {
 			return fmt.Errorf("%w: %s holds segments, but %s has no %s: restore the directory, or move both away to start empty",
-				ErrIdentity, s.segDir(), s.cfg.Dir, identityFile)
+				ErrIdentity, s.segDir(), s.cfg.Dir, IdentityFile)
 		}
 	}
 	if ok, err := s.fs.Exists(s.dir(indexDir)); err != nil || ok {
-		return errors.Join(err, fmt.Errorf("%w: %s holds an index, but no %s", ErrIdentity, s.cfg.Dir, identityFile))
+		return errors.Join(err, fmt.Errorf("%w: %s holds an index, but no %s", ErrIdentity, s.cfg.Dir, IdentityFile))
 	}
 	return s.format()
 }
 
 func (s *Store) readIdentity(dir string) (id identity, err error) {
-	name := filepath.Join(dir, identityFile)
+	name := filepath.Join(dir, IdentityFile)
 	b, err := disk.ReadFile(s.fs, name, 1<<16)
 	if err != nil {
 		return id, err
@@ -201,7 +201,7 @@ func (s *Store) format() error {
 	}
 	b = append(b, '\n')
 	for _, dir := range []string{s.segDir(), s.cfg.Dir} {
-		if err := disk.WriteFileAtomic(s.fs, dir, identityFile, b); err != nil {
+		if err := disk.WriteFileAtomic(s.fs, dir, IdentityFile, b); err != nil {
 			return err
 		}
 	}
@@ -288,10 +288,10 @@ func (s *Store) recover() error {
 		if ok {
 			s.core.segs[n] = &seg{number: n, size: info.Size, end: info.End, first: info.First, last: info.Last,
 				rolled: true, live: info.LiveRuns, bytes: info.LiveBytes}
-			r.follow(info.First, info.Last, n)
+			r.prev = info.Last
 			continue
 		}
-		if err := r.scan(n); err != nil {
+		if err := r.scan(n, numbers); err != nil {
 			return err
 		}
 	}
@@ -460,16 +460,12 @@ type recovery struct {
 	seen    map[ledgerfs.LedgerID]bool // ledgers that were looked up among the deleted
 	open    []*seg
 	prev    segment.Chain // the end of the segment before
-	prevNo  uint64        // its number, 0 if it is not known
 	scanned int
 	records int
 	losses  int
 }
 
-// follow notes an intact segment.
-func (r *recovery) follow(_, last segment.Chain, n uint64) { r.prev, r.prevNo = last, n }
-
-func (r *recovery) scan(n uint64) error {
+func (r *recovery) scan(n uint64, all []uint64) error {
 	s, c := r.s, &r.s.core
 	// Past the page cache, where that works: it is several times as fast, and nothing is read twice.
 	f, err := s.fs.Open(s.segmentName(n), disk.Durable)
@@ -498,7 +494,13 @@ func (r *recovery) scan(n uint64) error {
 	g := &seg{number: n, size: size, index: segment.NewIndex()}
 	c.segs[n] = g
 	c.unsealed = slices.Insert(c.unsealed, 0, g)
-	res, err := segment.Scan(f, size, n, s.seed, func(rec *segment.Record, off int64) error {
+	var next *segment.Chain
+	if _, ok := slices.BinarySearch(all, n+1); ok {
+		if next, err = s.startOf(n + 1); err != nil {
+			return err
+		}
+	}
+	res, err := segment.Scan(f, size, n, s.seed, next, func(rec *segment.Record, off int64) error {
 		r.records++
 		return r.record(rec, g, off)
 	})
@@ -512,24 +514,35 @@ func (r *recovery) scan(n uint64) error {
 			return err
 		}
 	}
-	if res.Linked {
-		g.first = segment.Chain{Seq: 0, CRC: res.First}
-		if r.prevNo == n-1 && r.prevNo != 0 && r.prev.CRC != res.First && len(r.open) > 0 {
-			// The segment before ended later than what is left of it.
-			p := r.open[len(r.open)-1]
-			if p.number == n-1 {
-				if err := r.lose(p, segment.Loss{From: p.end, To: p.size}); err != nil {
-					return err
-				}
-			}
-		}
-	}
+	g.first = segment.Chain{CRC: res.First}
 	if res.End == segment.FileHeaderSize {
 		g.first, g.last = r.prev, r.prev // nothing here yet
 	}
 	r.open = append(r.open, g)
-	r.prev, r.prevNo = g.last, n
+	r.prev = g.last
 	return nil
+}
+
+// startOf returns what the first batch of a segment says that it follows, with its own sequence number; nil if
+// there is none, or it is damaged.
+func (s *Store) startOf(n uint64) (*segment.Chain, error) {
+	f, err := s.fs.Open(s.segmentName(n), 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, segment.HeadSize)
+	if err := disk.ReadFull(f, b, segment.FileHeaderSize); err != nil {
+		return nil, err
+	}
+	h, err := segment.DecodeHead(b, s.seed)
+	if errors.Is(err, ErrNewer) {
+		return nil, err
+	}
+	if err != nil || h.Segment != n {
+		return nil, nil
+	}
+	return &segment.Chain{Seq: h.Seq, CRC: h.PrevCRC}, nil
 }
 
 // record takes a record over as if it had just become durable.

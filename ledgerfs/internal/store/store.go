@@ -54,7 +54,8 @@ type Config struct {
 	// MaxInFlight bounds the bytes of adds that wait for the disk; 64 MiB if 0. Adds beyond it fail with
 	// ErrTooManyRequests.
 	MaxInFlight int64
-	// Fatal is called once, from a goroutine of the store, when the disk can no longer be trusted.
+	// Fatal is called once, from a goroutine of the store, when the disk can no longer be trusted. It must not
+	// call Close, which waits for that goroutine.
 	Fatal func(error)
 	// Log receives what an operator should know; nil discards it.
 	Log *slog.Logger
