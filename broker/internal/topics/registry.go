@@ -256,11 +256,21 @@ func (r *Registry) Exists(ctx context.Context, n topicname.Name) (bool, error) {
 	if _, ok := r.Loaded(n); ok {
 		return true, nil
 	}
-	_, err := r.cfg.Store.Get(ctx, chain.Key(n))
-	if errors.Is(err, raftmeta.ErrNotFound) {
+	it, err := r.cfg.Store.Get(ctx, chain.Key(n))
+	switch {
+	case errors.Is(err, raftmeta.ErrNotFound):
 		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("find topic %s: %w", n, err)
 	}
-	return err == nil, err
+	return lives(it), nil
+}
+
+// lives reports whether a stored topic is there for its users: not if its deletion has begun. One whose record cannot be
+// read is there, and says so when it is used.
+func lives(it raftmeta.Item) bool {
+	rec, err := chain.Decode(it.Value)
+	return err != nil || rec.State != chain.Deleted
 }
 
 // List returns the stored topics of a namespace in name order, partitions one by one.
@@ -277,7 +287,9 @@ func (r *Registry) List(ctx context.Context, ns topicname.Namespace) ([]topicnam
 			if err != nil {
 				return nil, fmt.Errorf("list topics of %s: %w", ns, err)
 			}
-			names = append(names, n)
+			if lives(it) {
+				names = append(names, n)
+			}
 		}
 		if len(items) < listPage {
 			break

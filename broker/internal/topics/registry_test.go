@@ -13,7 +13,9 @@ import (
 	"github.com/daybook/daybook/broker/internal/topic"
 	"github.com/daybook/daybook/broker/internal/topics"
 	"github.com/daybook/daybook/broker/serr"
+	"github.com/daybook/daybook/ledgerfs/chain"
 	"github.com/daybook/daybook/ledgerfs/topicname"
+	"github.com/daybook/daybook/raftmeta"
 )
 
 func bubble(t *testing.T, f func(t *testing.T, d *brokertest.Domain)) {
@@ -219,5 +221,43 @@ func TestReconnectingDoesNotBringATopicBack(t *testing.T) {
 		if _, err := d.Topics.Topic(t.Context(), n, comeback); err != nil {
 			t.Fatalf("coming back to what a new client has made: %v", err)
 		}
+	})
+}
+
+// A topic whose deletion was cut short is gone for its users, and can be made anew.
+func TestAHalfDeletedTopicIsGone(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		n := d.Topic("t").Name()
+		if err := d.Topics.Unload(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		it, err := d.Store.Get(t.Context(), chain.Key(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, err := chain.Decode(it.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec = rec.Clone()
+		rec.State, rec.StateSince = chain.Deleted, 1
+		b, err := rec.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Store.Commit(t.Context(), raftmeta.Txn{Then: []raftmeta.Op{raftmeta.Put(it.Key, b)}}); err != nil {
+			t.Fatal(err)
+		}
+		names, err := d.Topics.List(t.Context(), n.NamespaceName())
+		if err != nil || len(names) != 0 {
+			t.Fatalf("listed %v: %v", names, err)
+		}
+		if ok, err := d.Topics.Exists(t.Context(), n); ok || err != nil {
+			t.Fatalf("exists %v: %v", ok, err)
+		}
+		if _, err := d.Topics.Topic(t.Context(), n, topics.Options{}); !errors.Is(err, serr.TopicNotFound) {
+			t.Fatalf("using it: %v", err)
+		}
+		d.Topic("t")
 	})
 }
