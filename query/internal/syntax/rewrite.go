@@ -984,6 +984,10 @@ func (r *rewriter) simple() error {
 			return nil
 		case "CASE":
 			return r.caseExpr()
+		case "ANY", "SOME", "ALL":
+			if n.op("(") && r.isQuery(r.i+2) {
+				return unsupported(t, "a comparison with "+t.upper+" of a query")
+			}
 		case "EXISTS":
 			r.next()
 			if !r.peek().op("(") || !r.isQuery(r.i+1) {

@@ -80,6 +80,7 @@ func TestErrorsNameThePlace(t *testing.T) {
 		`SELECT 1 FROM t JOIN u`:             `line 1:22: JOIN needs ON or USING`,
 		`SELECT a IN () FROM t`:              `line 1:14: mismatched input ')'`,
 		`SELECT 12abc`:                       `line 1:8: identifiers must not start with a digit`,
+		`SELECT a = ANY (SELECT 1)`:          `line 1:12: a comparison with ANY of a query is not supported`,
 		`SELECT CAST(a AS FOO)`:              `line 1:18: Unknown type: foo`,
 		`INSERT INTO t VALUES (1)`:           `line 1:1: INSERT: topics are written by publishing`,
 		`SELECT sum(a) OVER (ORDER BY b)`:    `line 1:15: a window function is not supported`,
