@@ -11,6 +11,7 @@
 //	internal/scan      a table's messages as batches: splits, fences, JSON and primitive decoding
 //	internal/value     types, columns, decimals, dates: values in, values out
 //	internal/sqlerr    failures with Trino's names and codes and a place in the text
+//	internal/querytest topics in memory, for the tests of all of these
 //
 // A statement flows one way: syntax ► plan ► exec ► scan, rows come back the same way in batches of
 // value.BatchSize, and nobody calls upwards.

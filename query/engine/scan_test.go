@@ -208,6 +208,72 @@ func TestLargeTextsAreBounded(t *testing.T) {
 	}
 }
 
+// More rows than are sorted at once: what is cut away on the way never belonged to the first rows.
+func TestTopOfManyRows(t *testing.T) {
+	tp := querytest.New()
+	tp.Add(ns, "many", 2, querytest.JSONSchema("a", "int", "b", "long"))
+	type row struct {
+		a *int
+		b int
+	}
+	var rows []row
+	for i := 0; i < 30_000; i += 500 {
+		var ms []message.Outgoing
+		for k := i; k < i+500; k++ {
+			x := uint64(k) * 0x9E3779B97F4A7C15 >> 20
+			r := row{b: int(x % 1_000_003)}
+			js := fmt.Sprintf(`{"b":%d}`, r.b)
+			if x%97 != 0 {
+				a := int(x / 7 % 50)
+				r.a = &a
+				js = fmt.Sprintf(`{"a":%d,"b":%d}`, a, r.b)
+			}
+			rows = append(rows, r)
+			ms = append(ms, message.Outgoing{Value: []byte(js)})
+		}
+		tp.PublishBatch(ns, "many", i/500%2, message.Header{ProducerName: "p", PublishTime: 1}, ms)
+	}
+	for order, less := range map[string]func(x, y row) int{
+		"a DESC NULLS FIRST, b": func(x, y row) int {
+			switch {
+			case (x.a == nil) != (y.a == nil):
+				return map[bool]int{true: -1, false: 1}[x.a == nil]
+			case x.a != nil && *x.a != *y.a:
+				return *y.a - *x.a
+			}
+			return x.b - y.b
+		},
+		"b DESC, a": func(x, y row) int {
+			switch {
+			case x.b != y.b:
+				return y.b - x.b
+			case (x.a == nil) != (y.a == nil):
+				return map[bool]int{true: 1, false: -1}[x.a == nil]
+			case x.a != nil:
+				return *x.a - *y.a
+			}
+			return 0
+		},
+	} {
+		want := slices.Clone(rows)
+		slices.SortFunc(want, less)
+		var text []string
+		for _, r := range want[100:400] {
+			a := "NULL"
+			if r.a != nil {
+				a = fmt.Sprint(*r.a)
+			}
+			text = append(text, fmt.Sprintf("%s | %d", a, r.b))
+		}
+		if got := rowsOf(t, newEngine(tp), "SELECT a, b FROM many ORDER BY "+order+" OFFSET 100 LIMIT 300"); !slices.Equal(got, text) {
+			t.Errorf("%s: %v, want %v", order, got[:5], text[:5])
+		}
+	}
+	if got := rowsOf(t, newEngine(tp), "SELECT count(*), count(DISTINCT b) FROM (SELECT b FROM many ORDER BY b)"); !strings.HasPrefix(got[0], "30000 | ") {
+		t.Errorf("%v", got)
+	}
+}
+
 type only string
 
 func (o only) CanRead(_ context.Context, user, topic string) (bool, error) {
