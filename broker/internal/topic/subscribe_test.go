@@ -13,6 +13,7 @@ import (
 	"github.com/daybook/daybook/broker/internal/topic"
 	"github.com/daybook/daybook/broker/serr"
 	"github.com/daybook/daybook/ledgerfs"
+	"github.com/daybook/daybook/ledgerfs/message"
 )
 
 // bubble runs f with a fresh domain where synctest.Wait settles everything.
@@ -666,5 +667,154 @@ func TestExclusiveDoesNotDelay(t *testing.T) {
 		p := produce(t, tp)
 		p.SendEntry(brokertest.DelayedEntry(p.Name(), 0, "", "x", time.Now().Add(time.Hour)), 1)
 		expect(t, subscribe(t, tp, request(subscription.Exclusive), 100), "x")
+	})
+}
+
+// An entry that cannot be read now is neither skipped nor given up.
+func TestReadingIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		send(t, produce(t, d.Topic("t")), numbers(0, 5)...)
+		subscribe(t, d.Topic("t"), request(subscription.Shared), 0)
+		d.Restart() // nothing is in the cache
+		tp := d.Topic("t")
+		d.Bookies.At(0).Fail(ledgerfs.ErrIO)
+		c := subscribe(t, tp, request(subscription.Shared), 3)
+		time.Sleep(time.Second)
+		expect(t, c)
+		d.Bookies.At(0).Heal()
+		time.Sleep(time.Minute)
+		ms := c.Take()
+		if len(ms) != 3 {
+			t.Fatalf("%d messages once they can be read", len(ms))
+		}
+		c.Flow(10)
+		expect(t, c, "3", "4")
+	})
+}
+
+func TestMarkersAreHidden(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		tp := d.Topic("t")
+		p := produce(t, tp)
+		send(t, p, "0")
+		marker, err := message.AppendSingle(nil, &message.Header{ProducerName: "p", PublishTime: 1, MarkerType: message.MarkerTxnCommit}, &message.Outgoing{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Send(topic.Send{SequenceID: 1, Messages: 1, Payload: marker, Marker: true})
+		synctest.Wait()
+		if last, err := tp.LastMessageID(t.Context()); err != nil || last.Position != p.Results()[0].Position {
+			t.Fatalf("last message %v: %v", last, err)
+		}
+		for _, typ := range []subscription.Type{subscription.Exclusive, subscription.Shared, subscription.KeyShared} {
+			r := request(typ)
+			r.Subscription = typ.String()
+			c := subscribe(t, tp, r, 10)
+			synctest.Wait()
+			ms := c.Take()
+			if len(ms) != 1 {
+				t.Fatalf("%d messages", len(ms))
+			}
+			ack(t, c, ackOf(ms...))
+			if st := c.Subscription().Stats(); st.Backlog != 0 {
+				t.Fatalf("%v: the marker is backlog", typ)
+			}
+		}
+	})
+}
+
+func TestChunksOnSharedStayTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		tp := d.Topic("t")
+		p := produce(t, tp)
+		a, b := subscribe(t, tp, request(subscription.Shared), 100), subscribe(t, tp, request(subscription.Shared), 100)
+		for i := range 10 {
+			chunk, err := message.AppendSingle(nil, &message.Header{ProducerName: "p", PublishTime: 1, UUID: "u", NumChunks: 10, TotalChunkSize: 10, ChunkID: i}, &message.Outgoing{Value: []byte("x")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Send(topic.Send{SequenceID: 0, Messages: 1, Payload: chunk, IsChunk: true})
+			synctest.Wait() // each in a round of its own
+		}
+		if na, nb := len(a.Take()), len(b.Take()); na*nb != 0 || na+nb != 10 {
+			t.Fatalf("a has %d chunks, b %d", na, nb)
+		}
+	})
+}
+
+func TestStickyConsumersBringTheirRanges(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		tp := d.Topic("t")
+		p := produce(t, tp)
+		sticky := func(start, end int32) subscription.Request {
+			r := request(subscription.KeyShared)
+			r.KeyShared = &subscription.KeySharedMeta{Sticky: true, Ranges: []subscription.HashRange{{Start: start, End: end}}}
+			return r
+		}
+		low := subscribe(t, tp, sticky(0, 30000), 100)
+		for _, r := range []subscription.Request{sticky(30000, 40000), sticky(0, 65536), sticky(5, 4)} {
+			if _, err := brokertest.Subscribe(t.Context(), tp, r); !errors.Is(err, serr.ConsumerAssignError) {
+				t.Fatalf("ranges %v: %v", r.KeyShared.Ranges, err)
+			}
+		}
+		if _, err := brokertest.Subscribe(t.Context(), tp, request(subscription.KeyShared)); !errors.Is(err, serr.ConsumerBusy) {
+			t.Fatalf("a consumer without ranges: %v", err)
+		}
+		p.SendText("key-shared-0", "30051")
+		p.SendText("key-shared-1", "9321")
+		expect(t, low, "9321")
+		high := subscribe(t, tp, sticky(30001, 65535), 100)
+		expect(t, high, "30051")
+		low.Die()
+		expect(t, subscribe(t, tp, sticky(0, 100), 100))
+		if !low.Closed() {
+			t.Fatal("a dead consumer keeps its range")
+		}
+	})
+}
+
+func TestDeleteSubscription(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		tp := d.Topic("t")
+		c := subscribe(t, tp, request(subscription.Shared), 1)
+		if err := tp.DeleteSubscription(t.Context(), "sub", false); err == nil || serr.From(err).Status != 412 {
+			t.Fatalf("with a consumer: %v", err)
+		}
+		if err := tp.DeleteSubscription(t.Context(), "sub", true); err != nil || !c.Closed() {
+			t.Fatalf("by force: %v, consumer closed %v", err, c.Closed())
+		}
+		if err := tp.DeleteSubscription(t.Context(), "sub", true); !errors.Is(err, serr.SubscriptionNotFound) {
+			t.Fatalf("again: %v", err)
+		}
+		if _, err := tp.CreateSubscription(t.Context(), "sub", &subscription.EarliestID, map[string]string{"a": "b"}, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tp.CreateSubscription(t.Context(), "sub", nil, nil, false); err == nil || serr.From(err).Status != 409 {
+			t.Fatalf("one that exists: %v", err)
+		}
+		d.Restart()
+		s, err := d.Topic("t").Subscription("sub")
+		if err != nil || s.Properties()["a"] != "b" {
+			t.Fatalf("after a restart: %v", err)
+		}
+	})
+}
+
+// A reader's subscription outlives the seek that closes its consumer, but not for ever.
+func TestAReaderThatDoesNotComeBackIsForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, d *brokertest.Domain) {
+		tp := d.Topic("t")
+		c := subscribe(t, tp, subscription.Request{Subscription: "reader", Type: subscription.Exclusive}, 1)
+		if err := c.Seek(t.Context(), subscription.SeekTarget{Position: subscription.EarliestID}); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if _, err := tp.Subscription("reader"); err != nil {
+			t.Fatalf("just after the seek: %v", err)
+		}
+		time.Sleep(2 * time.Minute)
+		if _, err := tp.Subscription("reader"); !errors.Is(err, serr.SubscriptionNotFound) {
+			t.Fatalf("long after the seek: %v", err)
+		}
 	})
 }
