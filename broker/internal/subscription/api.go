@@ -227,14 +227,15 @@ type Stats struct {
 
 // CursorStats is the inside of a subscription's cursor, for internal statistics.
 type CursorStats struct {
-	MarkDelete, Read       ledgerfs.Position
-	WaitingRead            bool
-	PendingReads           int
-	EntriesConsumed        int64
-	CursorLedger           int64
-	IndividuallyDeleted    string // "[(7:4..7:6],(7:9..7:10]]"
-	LastLedgerSwitch       time.Time
-	State                  string
+	MarkDelete, Read    ledgerfs.Position
+	WaitingRead         bool
+	PendingReads        int
+	EntriesConsumed     int64
+	CursorLedger        int64
+	IndividuallyDeleted string // "[(7:4..7:6],(7:9..7:10]]"
+	LastLedgerSwitch    time.Time
+	State               string
+	// EntriesSinceFirstUnack counts entries from the first that is not acknowledged to the read position.
 	EntriesSinceFirstUnack int64
 	Properties             map[string]string
 }

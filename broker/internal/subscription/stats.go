@@ -109,9 +109,7 @@ func (s *Subscription) CursorStats() CursorStats {
 		State:               "Open",
 		Properties:          cs.Properties,
 	}
-	if cs.Dirty {
-		st.EntriesSinceFirstUnack = cs.Backlog
-	}
+	st.EntriesSinceFirstUnack = s.ledger.Count(cs.MarkDelete, read.Prev())
 	if !cs.Durable {
 		st.State = "NonDurable"
 	}

@@ -184,18 +184,17 @@ type LedgerInfo struct {
 
 // InternalStats is the inside of a topic's managed ledger.
 type InternalStats struct {
-	EntriesAdded          int64
-	NumberOfEntries       int64
-	TotalSize             int64
-	CurrentLedgerEntries  int64
-	CurrentLedgerSize     int64
-	LastLedgerCreated     time.Time
-	WaitingCursors        int
-	PendingAdds           int
-	LastConfirmed         ledgerfs.Position
-	State                 string
-	Ledgers               []LedgerInfo
-	Cursors               map[string]subscription.CursorStats
-	Properties            map[string]string
-	LastLedgerCreationErr string
+	EntriesAdded         int64
+	NumberOfEntries      int64
+	TotalSize            int64
+	CurrentLedgerEntries int64
+	CurrentLedgerSize    int64
+	LastLedgerCreated    time.Time
+	WaitingCursors       int
+	PendingAdds          int
+	LastConfirmed        ledgerfs.Position
+	State                string
+	Ledgers              []LedgerInfo
+	Cursors              map[string]subscription.CursorStats
+	Properties           map[string]string
 }
