@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -26,6 +25,7 @@ type stored struct {
 	fenced  ledgerfs.LedgerID
 	spans   map[string][]span // records of entries, by file
 	used    map[string]int64  // end of the batches, by file
+	log     bytes.Buffer      // of the last check
 }
 
 type span struct {
@@ -101,7 +101,8 @@ func makeStored(t testing.TB) *stored {
 func (st *stored) check(t *testing.T, img *disk.Mem, what string) map[ledgerfs.Position]error {
 	t.Helper()
 	ctx := context.Background()
-	s, err := Open(Config{Dir: "/bookie", FS: img, WriteCache: 1, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	st.log.Reset()
+	s, err := Open(Config{Dir: "/bookie", FS: img, WriteCache: 1, Log: slog.New(slog.NewTextHandler(&st.log, nil))})
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
@@ -200,7 +201,7 @@ func TestDamageCostsOnlyWhatItHits(t *testing.T) {
 		bad, hit := st.check(t, img, what), st.hit(name, from, to)
 		for p, err := range bad {
 			if !hit[p] {
-				t.Fatalf("%s: %v is unreadable though it was not hit: %v", what, p, err)
+				t.Fatalf("%s: %v is unreadable though it was not hit: %v; records %v\n%s", what, p, err, st.spans[name], &st.log)
 			}
 		}
 	}
