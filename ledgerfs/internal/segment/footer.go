@@ -264,13 +264,13 @@ func DecodeSealBlock(b []byte, s Seed) (SealBlock, error) {
 // FooterRoom is the room that a footer of n encoded bytes takes in the file, the seal block included.
 func FooterRoom(n int) int64 { return int64(Room(n)) + SealSize }
 
-// OpenFooter takes the footer out of its batch.
-func OpenFooter(b []byte, number uint64, s Seed) (*Footer, error) {
+// OpenFooter takes the footer out of its batch, which was read at off.
+func OpenFooter(b []byte, number uint64, off int64, s Seed) (*Footer, error) {
 	h, err := DecodeHead(b, s)
 	if err != nil {
 		return nil, err
 	}
-	if !h.Footer || h.Segment != number || h.Length != len(b) || h.Records != 1 ||
+	if !h.Footer || !h.At(number, off) || h.Length != len(b) || h.Records != 1 ||
 		crc32.Update(uint32(s), castagnoli, b[HeadSize:]) != h.BodyCRC {
 		return nil, fmt.Errorf("footer batch: %w", ErrFormat)
 	}

@@ -94,7 +94,7 @@ func (s *scanner) bytes(off int64, n int) ([]byte, error) {
 	return s.buf[i : i+int64(n)], nil
 }
 
-// head reads a head of this segment at off that fits into the file.
+// head reads the head of a batch of this segment at off that fits into the file and belongs there.
 func (s *scanner) head(off int64) (Head, bool, error) {
 	if off+BlockSize > s.size {
 		return Head{}, false, nil
@@ -104,7 +104,7 @@ func (s *scanner) head(off int64) (Head, bool, error) {
 		return Head{}, false, err
 	}
 	h, err := DecodeHead(b, s.seed)
-	if err != nil || h.Segment != s.number || int64(h.Length) > s.size-off {
+	if err != nil || !h.At(s.number, off) || int64(h.Length) > s.size-off {
 		return Head{}, false, nil
 	}
 	return h, true, nil
@@ -245,7 +245,7 @@ func (s *scanner) salvage(res *Result, from, to int64, nextSeq uint64, tail bool
 	}
 	prevSeq := res.Chain.Seq
 	for pos := int64(0); pos < int64(len(region)); {
-		c := s.claim(region, pos, prevSeq, nextSeq)
+		c := s.claim(region, from, pos, prevSeq, nextSeq)
 		if c.from > pos {
 			res.Losses = append(res.Losses, Loss{From: from + pos, To: from + c.from})
 		}
@@ -265,23 +265,24 @@ func (s *scanner) salvage(res *Result, from, to int64, nextSeq uint64, tail bool
 	return nil
 }
 
-// claim finds the next batch at or after pos of which an end is intact; an empty one at the end if none is. Its
-// sequence number lies between those around it: a block of an older batch may have come back.
-func (s *scanner) claim(region []byte, pos int64, prevSeq, nextSeq uint64) claim {
+// claim finds the next batch at or after pos of the region, which starts at base in the file, of which an end is
+// intact and where it belongs; an empty one at the end if none is. Its sequence number lies between those around
+// it: what an earlier life of the place has left does not count.
+func (s *scanner) claim(region []byte, base, pos int64, prevSeq, nextSeq uint64) claim {
 	n := int64(len(region))
 	for p := pos; p < n; p += BlockSize {
-		if h, err := DecodeHead(region[p:], s.seed); err == nil && h.Segment == s.number && h.Seq > prevSeq && h.Seq < nextSeq &&
+		if h, err := DecodeHead(region[p:], s.seed); err == nil && h.At(s.number, base+p) && h.Seq > prevSeq && h.Seq < nextSeq &&
 			int64(h.Length) <= n-p {
 			c := claim{from: p, to: p + int64(h.Length), seq: h.Seq, records: h.Records}
-			if t, err := decodeTail(region[c.from:c.to], s.seed); err == nil && t.seq == h.Seq && t.segment == s.number {
+			if t, err := decodeTail(region[c.from:c.to], s.seed); err == nil && t.seq == h.Seq && t.segment == s.number && t.off == base+p {
 				c.dir, c.hasDir = dirOf(t.dir), true
 			}
 			return c
 		}
 		end := p + BlockSize
 		if t, err := decodeTail(region[:end], s.seed); err == nil && t.segment == s.number && t.seq > prevSeq && t.seq < nextSeq &&
-			int64(t.length) <= end-pos && t.length >= BlockSize {
-			return claim{from: end - int64(t.length), to: end, seq: t.seq, records: -1, dir: dirOf(t.dir), hasDir: true}
+			t.off == base+end-int64(t.length) && t.off >= base+pos && t.length >= BlockSize {
+			return claim{from: t.off - base, to: end, seq: t.seq, records: -1, dir: dirOf(t.dir), hasDir: true}
 		}
 	}
 	return claim{from: n, to: n}
@@ -305,35 +306,38 @@ func (s *scanner) salvageBatch(res *Result, region []byte, base int64, c *claim)
 	b := region[c.from:c.to]
 	seed := s.seed.batch(c.seq)
 	seen := map[recordName]bool{} // names found: true if intact
-	found := 0
+	var broken []DirEntry
 	for p := HeadSize; p+RecordSize <= len(b); {
 		if b[p] == 0 && b[p+4] == 0 || seed.crc(b[p+4:p+RecordSize]) != uint32(b[p])|uint32(b[p+1])<<8|uint32(b[p+2])<<16|uint32(b[p+3])<<24 {
 			p += 8
 			continue
 		}
 		r, err := DecodeRecord(b[p:])
-		if err != nil && r.Payload == nil {
-			p += 8 // the payload does not fit: cannot be
+		name := recordName{r.Type, r.Ledger, r.Entry}
+		if err != nil {
+			// Its length may be that of a record whose payload is elsewhere: others may start within it.
+			if r.Payload != nil && !seen[name] {
+				seen[name] = false
+				broken = append(broken, DirEntry{Type: r.Type, Count: 1, Ledger: r.Ledger, First: r.Entry, Length: r.Length, LAC: r.LAC})
+			}
+			p += 8
 			continue
 		}
-		found++
-		name := recordName{r.Type, r.Ledger, r.Entry}
-		if err == nil {
+		if !seen[name] { // a block of this batch may be here twice
 			seen[name] = true
 			if err := s.visit(&r, base+c.from+int64(p)); err != nil {
 				return err
-			}
-		} else {
-			seen[name] = false
-			if !c.hasDir {
-				res.Losses = append(res.Losses, Loss{DirEntry: DirEntry{Type: r.Type, Count: 1, Ledger: r.Ledger,
-					First: r.Entry, Length: r.Length, LAC: r.LAC}, From: base + c.from, To: base + c.to})
 			}
 		}
 		p += Size(len(r.Payload))
 	}
 	if !c.hasDir {
-		if found != c.records {
+		for _, d := range broken {
+			if name := (recordName{d.Type, d.Ledger, d.First}); !seen[name] {
+				res.Losses = append(res.Losses, Loss{DirEntry: d, From: base + c.from, To: base + c.to})
+			}
+		}
+		if len(seen) != c.records {
 			res.Losses = append(res.Losses, Loss{From: base + c.from, To: base + c.to})
 		}
 		return nil

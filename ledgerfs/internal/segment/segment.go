@@ -4,18 +4,20 @@
 // # Format
 //
 //	file    := header(4 KiB) batch* zeroes-or-stale-bytes seal(4 KiB, last block)
-//	batch   := head(64) record* zeroes direntry* tail(32)          a multiple of 4 KiB, aligned
+//	batch   := head(64) record* zeroes direntry* tail(40)          a multiple of 4 KiB, aligned
 //	head    := magic u32 | version u16 | kind u8 | 0 u8 | segment u64 | seq u64 | syncedUpTo u64 | length u32 |
-//	           records u32 | prevCRC u32 | bodyCRC u32 | 0 u64 | 0 u32 | crc u32
+//	           records u32 | prevCRC u32 | bodyCRC u32 | offset u64 | 0 u32 | crc u32
 //	record  := crc u32 | type u8 | flags u8 | 0 u16 | ledger u64 | entry i64 | lac i64 | length i64 | digest u32 |
 //	           payloadLen u32 | payload | zeroes to 8
 //	direntry:= type u8 | 0 u24 | count u32 | ledger u64 | first i64 | length i64 | lac i64
-//	tail    := magic u32 | length u32 | segment u64 | seq u64 | direntries u32 | crc u32
+//	tail    := magic u32 | length u32 | segment u64 | seq u64 | offset u64 | direntries u32 | crc u32
 //
 // Numbers are little-endian. All checksums are CRC32C and start from a seed drawn from the store's incarnation,
 // those of records also from the batch's sequence number; so bytes that a recycled file keeps from an earlier
-// life never pass for new ones. A batch says at both ends where it is and, in its directory, what it holds, so
-// that local damage costs the entries it hits and no others, and what was lost has a name.
+// life never pass for new ones. A batch says at both ends where it starts and, in its directory, what it holds:
+// local damage costs the entries it hits and no others, what was lost has a name, and a block that a disk wrote
+// to a wrong place, or did not write, is damage there however right its checksums are. A loss has no name, only a
+// place, where it takes the directory together with what no other block tells of: the last block of a batch.
 //
 // seq grows with every batch of the store, over all segments; prevCRC is the head CRC of the batch before.
 // syncedUpTo is the offset up to which this file was durable when the batch was written: a bad batch below a
@@ -42,15 +44,16 @@ const (
 	HeadSize       = 64
 	RecordSize     = 48
 	DirEntrySize   = 40
-	TailSize       = 32
+	TailSize       = 40
 	SealSize       = BlockSize
 
 	// MaxPayload bounds the payload of a record.
 	MaxPayload = 64 << 20
 )
 
-// Version is the format's version; files of a newer one are refused.
-const Version = 1
+// Version is the format's version; files of a newer one are refused. In version 1 batches did not say where they
+// are, and their tails were shorter: they are read, but damage to them is named less often.
+const Version = 2
 
 const (
 	fileMagic  = 0x5347454b4f4f4244 // "DBOOKEGS"
@@ -212,6 +215,7 @@ type Head struct {
 	Footer     bool
 	Segment    uint64
 	Seq        uint64
+	Off        int64 // of the batch in its file; -1 if it does not say
 	SyncedUpTo int64
 	Length     int
 	Records    int
@@ -236,6 +240,7 @@ func (h *Head) encode(b []byte, s Seed) {
 	le.PutUint32(b[36:], uint32(h.Records))
 	le.PutUint32(b[40:], h.PrevCRC)
 	le.PutUint32(b[44:], h.BodyCRC)
+	le.PutUint64(b[48:], uint64(h.Off))
 	h.CRC = s.crc(b[:60])
 	le.PutUint32(b[60:], h.CRC)
 }
@@ -252,12 +257,20 @@ func DecodeHead(b []byte, s Seed) (Head, error) {
 	h := Head{
 		Footer: b[6] == 2, Segment: le.Uint64(b[8:]), Seq: le.Uint64(b[16:]), SyncedUpTo: int64(le.Uint64(b[24:])),
 		Length: int(le.Uint32(b[32:])), Records: int(le.Uint32(b[36:])),
-		PrevCRC: le.Uint32(b[40:]), BodyCRC: le.Uint32(b[44:]), CRC: le.Uint32(b[60:]),
+		PrevCRC: le.Uint32(b[40:]), BodyCRC: le.Uint32(b[44:]), Off: int64(le.Uint64(b[48:])), CRC: le.Uint32(b[60:]),
+	}
+	if le.Uint16(b[4:]) < 2 {
+		h.Off = -1
 	}
 	if h.Length < BlockSize || h.Length%BlockSize != 0 {
 		return Head{}, fmt.Errorf("batch head: %w: length %d", ErrFormat, h.Length)
 	}
 	return h, nil
+}
+
+// At reports whether the head may be that of the batch at off of a segment.
+func (h *Head) At(segment uint64, off int64) bool {
+	return h.Segment == segment && (h.Off == off || h.Off < 0)
 }
 
 // A DirEntry says of a batch that it holds Count records of a type, for adds the entries from First on.
@@ -294,6 +307,7 @@ type tail struct {
 	length  int
 	segment uint64
 	seq     uint64
+	off     int64
 	dir     []byte // encoded entries
 }
 
@@ -307,15 +321,16 @@ func decodeTail(b []byte, s Seed) (tail, error) {
 	if le.Uint32(t) != tailMagic {
 		return tail{}, ErrFormat
 	}
-	n := int64(le.Uint32(t[24:])) * DirEntrySize
+	n := int64(le.Uint32(t[32:])) * DirEntrySize
 	if n > int64(len(b)-TailSize) {
 		return tail{}, ErrFormat
 	}
 	dir := b[int64(len(b)-TailSize)-n : len(b)-TailSize]
-	if le.Uint32(t[28:]) != crc32.Update(s.crc(dir), castagnoli, t[:28]) {
+	if le.Uint32(t[36:]) != crc32.Update(s.crc(dir), castagnoli, t[:36]) {
 		return tail{}, ErrFormat
 	}
-	return tail{length: int(le.Uint32(t[4:])), segment: le.Uint64(t[8:]), seq: le.Uint64(t[16:]), dir: dir}, nil
+	return tail{length: int(le.Uint32(t[4:])), segment: le.Uint64(t[8:]), seq: le.Uint64(t[16:]),
+		off: int64(le.Uint64(t[24:])), dir: dir}, nil
 }
 
 // A Batch is a batch being filled: records are copied in, then Seal completes it. It belongs to one goroutine
@@ -377,8 +392,9 @@ func (b *Batch) Append(r *Record) int {
 	return off
 }
 
-// Seal completes the batch for its place and returns its bytes, which alias the window, and its head.
-func (b *Batch) Seal(segment uint64, syncedUpTo int64, prevCRC uint32, footer bool) ([]byte, Head) {
+// Seal completes the batch for its place, off in the file of the segment, and returns its bytes, which alias the
+// window, and its head.
+func (b *Batch) Seal(segment uint64, off, syncedUpTo int64, prevCRC uint32, footer bool) ([]byte, Head) {
 	total := b.Len()
 	out := b.buf[:total]
 	le := binary.LittleEndian
@@ -393,10 +409,11 @@ func (b *Batch) Seal(segment uint64, syncedUpTo int64, prevCRC uint32, footer bo
 	le.PutUint32(t[4:], uint32(total))
 	le.PutUint64(t[8:], segment)
 	le.PutUint64(t[16:], b.seq)
-	le.PutUint32(t[24:], uint32(len(b.dir)))
-	le.PutUint32(t[28:], crc32.Update(b.seed.crc(out[at:end]), castagnoli, t[:28]))
+	le.PutUint64(t[24:], uint64(off))
+	le.PutUint32(t[32:], uint32(len(b.dir)))
+	le.PutUint32(t[36:], crc32.Update(b.seed.crc(out[at:end]), castagnoli, t[:36]))
 	h := Head{
-		Footer: footer, Segment: segment, Seq: b.seq, SyncedUpTo: syncedUpTo, Length: total, Records: b.records,
+		Footer: footer, Segment: segment, Seq: b.seq, Off: off, SyncedUpTo: syncedUpTo, Length: total, Records: b.records,
 		PrevCRC: prevCRC, BodyCRC: crc32.Update(b.crc, castagnoli, out[b.n:]),
 	}
 	h.encode(out, b.seed)

@@ -40,7 +40,7 @@ func (f *file) batch(synced int64, rs ...*Record) (at int64) {
 	for _, r := range rs {
 		b.Append(r)
 	}
-	out, h := b.Seal(7, synced, f.chain.CRC, false)
+	out, h := b.Seal(7, f.end, synced, f.chain.CRC, false)
 	at = f.end
 	copy(f.data[at:], out)
 	f.end += int64(len(out))
@@ -139,7 +139,7 @@ func TestStaleBytesAreNotRead(t *testing.T) {
 	var b Batch
 	b.Reset(testSeed, 100, disk.AlignedBlock(64<<10))
 	b.Append(entry(2, 0, 10))
-	out, _ := b.Seal(8, f.end, 5, false)
+	out, _ := b.Seal(8, f.end, f.end, 5, false)
 	copy(f.data[f.end:], out)
 	n := 0
 	res, err := Scan(bytes.NewReader(f.data), int64(len(f.data)), 8, testSeed, nil, func(r *Record, _ int64) error { n++; return nil })
@@ -307,7 +307,7 @@ func FuzzDecodeHeaders(f *testing.F) {
 		DecodeSealBlock(b, testSeed)
 		DecodeHead(b, testSeed)
 		decodeTail(b, testSeed)
-		OpenFooter(b, 1, testSeed)
+		OpenFooter(b, 1, 4096, testSeed)
 		DecodeIDs(b)
 	})
 }
@@ -321,7 +321,7 @@ func BenchmarkBatch(b *testing.B) {
 	batch.Reset(testSeed, 1, window)
 	for b.Loop() {
 		if !batch.Fits(1024) {
-			batch.Seal(1, 0, 0, false)
+			batch.Seal(1, 0, 0, 0, false)
 			batch.Reset(testSeed, 1, window)
 		}
 		batch.Append(r)

@@ -513,7 +513,7 @@ func (c *core) place(b *batch, fx *effects) bool {
 	}
 	s := c.active
 	b.seg, b.off = s, s.end
-	data, head := b.Seal(s.number, s.end, c.chain.CRC, false)
+	data, head := b.Seal(s.number, s.end, s.end, c.chain.CRC, false)
 	b.data = data
 	if s.end == segment.FileHeaderSize {
 		s.first = c.chain

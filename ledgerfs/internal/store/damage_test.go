@@ -145,6 +145,40 @@ func (st *stored) hit(name string, from, to int64) map[ledgerfs.Position]bool {
 	return hit
 }
 
+// TestMisplacedBlockCostsOnlyWhatItHits puts every block of a segment in the place of its first, of its last and of
+// some others. The first matters most: nothing in the file says what it follows, and the segment before learns its
+// end from it. (Every pair of blocks is tried in package segment.)
+func TestMisplacedBlockCostsOnlyWhatItHits(t *testing.T) {
+	t.Parallel()
+	st := makeStored(t)
+	if err := st.m.Pebble().RemoveAll("/bookie/index"); err != nil {
+		t.Fatal(err)
+	}
+	trials := 0
+	for name, end := range st.used {
+		for _, to := range []int64{segment.FileHeaderSize, 2 * segment.FileHeaderSize, end / 2 &^ 4095, end - 2*segment.BlockSize} {
+			for from := int64(segment.FileHeaderSize); from < end; from += segment.BlockSize {
+				if from == to {
+					continue
+				}
+				trials++
+				img := st.m.CrashImage(disk.SurviveAll, 0)
+				if err := img.Corrupt(name, func(b []byte) { copy(b[to:to+segment.BlockSize], bytes.Clone(b[from:from+segment.BlockSize])) }); err != nil {
+					t.Fatal(err)
+				}
+				what := fmt.Sprintf("block of %d at %d of %s", from, to, filepath.Base(name))
+				bad, hit := st.check(t, img, what), st.hit(name, to, to+segment.BlockSize)
+				for p, err := range bad {
+					if !hit[p] {
+						t.Fatalf("%s: %v is unreadable though it was not hit: %v\n%s", what, p, err, &st.log)
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d misplaced blocks", trials)
+}
+
 func TestDamageCostsOnlyWhatItHits(t *testing.T) {
 	t.Parallel()
 	st := makeStored(t)

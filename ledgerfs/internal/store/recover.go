@@ -414,7 +414,7 @@ func (s *Store) importFooter(n uint64) (info index.Segment, ok bool, err error) 
 	if err := disk.ReadFull(f, b, k.Off); err != nil {
 		return info, false, err
 	}
-	foot, err := segment.OpenFooter(b, n, s.seed)
+	foot, err := segment.OpenFooter(b, n, k.Off, s.seed)
 	if errors.Is(err, ErrNewer) {
 		return info, false, err
 	}
@@ -539,7 +539,7 @@ func (s *Store) startOf(n uint64) (*segment.Chain, error) {
 	if errors.Is(err, ErrNewer) {
 		return nil, err
 	}
-	if err != nil || h.Segment != n {
+	if err != nil || !h.At(n, segment.FileHeaderSize) {
 		return nil, nil
 	}
 	return &segment.Chain{Seq: h.Seq, CRC: h.PrevCRC}, nil

@@ -318,7 +318,7 @@ func (s *Store) writeFooter(g *seg, f *segment.Footer) error {
 	var b segment.Batch
 	b.Reset(s.seed, g.last.Seq+1, disk.AlignedBlock(segment.Room(len(enc))))
 	b.Append(&rec)
-	data, _ := b.Seal(g.number, g.end, g.last.CRC, true)
+	data, _ := b.Seal(g.number, g.end, g.end, g.last.CRC, true)
 	if err := g.files.w.WriteAt(data, g.end); err != nil {
 		return err
 	}
