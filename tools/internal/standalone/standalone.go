@@ -37,6 +37,7 @@ import (
 	"github.com/daybook/daybook/raftmeta"
 	"github.com/daybook/daybook/raftmeta/metaserver"
 	"github.com/daybook/daybook/tools/internal/endpoints"
+	"github.com/daybook/daybook/tools/internal/settings"
 	"github.com/daybook/daybook/tools/internal/tour"
 )
 
@@ -61,6 +62,7 @@ type Options struct {
 	Listen     string
 	BrokerPort int
 	HTTPPort   int
+	Set        []string // settings of the broker, key=value: see package settings
 	Tour       bool
 	Verbose    bool
 	Version    string
@@ -76,8 +78,12 @@ func Command(version string) *cobra.Command {
 
 The server is ready when it prints its addresses; they are also written to <data-dir>/endpoints.json, where the other
 commands find them. Port 0 picks a free port. Ctrl-C or SIGTERM stops it within 5 s; a second signal ends it at once. After
-a kill -9 it starts again on its data.`,
-		Example: "  daybook standalone --mount ./mnt\n  daybook standalone --data-dir /var/lib/daybook --listen 0.0.0.0",
+a kill -9 it starts again on its data.
+
+Settings with effect (--set): ` + strings.Join(settings.Used(), ", ") + `.
+Other settings of Pulsar's are accepted and named in a warning.`,
+		Example: "  daybook standalone --mount ./mnt\n  daybook standalone --data-dir /var/lib/daybook --listen 0.0.0.0\n" +
+			"  daybook standalone --set maxMessageSize=1048576 --set allowAutoTopicCreation=false",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("pg-port") {
 				fmt.Fprintln(cmd.ErrOrStderr(), "--pg-port: the PostgreSQL protocol is not served by this version; SQL is at the HTTP port (daybook sql)")
@@ -92,6 +98,7 @@ a kill -9 it starts again on its data.`,
 	f.IntVar(&o.BrokerPort, "broker-port", 6650, "port of the Pulsar protocol")
 	f.IntVar(&o.HTTPPort, "http-port", 8080, "port of the admin API, SQL and files")
 	f.IntVar(&pgPort, "pg-port", 5433, "port of the PostgreSQL protocol (not served by this version)")
+	f.StringArrayVar(&o.Set, "set", nil, "a setting of the broker, key=value with a key of Pulsar's broker.conf; may be repeated")
 	f.BoolVar(&o.Tour, "tour", false, "publish the data set of the tour, unless its topic is there")
 	f.BoolVarP(&o.Verbose, "verbose", "v", false, "log what happens, not only what is wrong")
 	return cmd
@@ -112,8 +119,15 @@ func Run(ctx context.Context, o Options, out, errs io.Writer) (err error) {
 		debug.SetMemoryLimit(memoryLimit)
 	}
 
+	cfg, unused, err := brokerConfig(o)
+	if err != nil {
+		return err
+	}
+	if len(unused) > 0 {
+		fmt.Fprintf(errs, "Settings without effect in this version: %s\n", strings.Join(unused, ", "))
+	}
 	n := &node{log: log, fatal: make(chan error, 1)}
-	if err := n.start(ctx, o); err != nil {
+	if err := n.start(ctx, o, cfg); err != nil {
 		n.stop()
 		return explain(err, o)
 	}
@@ -132,6 +146,25 @@ func Run(ctx context.Context, o Options, out, errs io.Writer) (err error) {
 	}
 	n.stop()
 	return err
+}
+
+// brokerConfig is the broker's configuration by the flags, and the settings among them that have no effect.
+func brokerConfig(o Options) (cfg server.Config, unused []string, err error) {
+	cfg = server.Config{
+		Cluster: nodeName, Version: o.Version,
+		Listen:     net.JoinHostPort(o.Listen, strconv.Itoa(o.BrokerPort)),
+		HTTPListen: net.JoinHostPort(o.Listen, strconv.Itoa(o.HTTPPort)),
+		// Topics are files here: what has been consumed stays until somebody deletes it or sets a retention.
+		RetentionTime: -1, RetentionBytes: -1,
+		// Half of what a crash may cost in acknowledgements: the other half is the flush itself on a busy machine.
+		AckFlush: 50 * time.Millisecond,
+	}
+	set, err := settings.Parse(o.Set)
+	if err != nil {
+		return cfg, nil, err
+	}
+	unused, err = set.Apply(&cfg)
+	return cfg, unused, err
 }
 
 // A node is a running standalone server: its parts in the order in which they were started.
@@ -174,7 +207,7 @@ func (n *node) failed(err error) {
 	}
 }
 
-func (n *node) start(ctx context.Context, o Options) error {
+func (n *node) start(ctx context.Context, o Options, cfg server.Config) error {
 	if err := os.MkdirAll(o.DataDir, 0o755); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
@@ -217,15 +250,7 @@ func (n *node) start(ctx context.Context, o Options) error {
 	ledgers := ledger.New(ledger.Config{Store: store, Bookies: ledger.Single(bk.Member(), bk), Logger: n.log})
 	n.started("ledgers", func(context.Context) error { ledgers.Close(); return nil })
 
-	n.broker, err = server.New(server.Config{
-		Cluster: nodeName, Version: o.Version,
-		Listen:     net.JoinHostPort(o.Listen, strconv.Itoa(o.BrokerPort)),
-		HTTPListen: net.JoinHostPort(o.Listen, strconv.Itoa(o.HTTPPort)),
-		// Topics are files here: what has been consumed stays until somebody deletes it or sets a retention.
-		RetentionTime: -1, RetentionBytes: -1,
-		// Half of what a crash may cost in acknowledgements: the other half is the flush itself on a busy machine.
-		AckFlush: 50 * time.Millisecond,
-	}, server.Deps{Meta: store, Ledgers: ledgers, Logger: n.log})
+	n.broker, err = server.New(cfg, server.Deps{Meta: store, Ledgers: ledgers, Logger: n.log})
 	if err != nil {
 		return err
 	}
