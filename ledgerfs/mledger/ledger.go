@@ -495,23 +495,26 @@ func (l *Ledger) closeWriters(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Terminate ends the topic for writing and returns its last position. Terminating twice is no error.
+// Terminate ends the topic for writing and returns its last position. Terminating twice is no error. If it fails
+// the Ledger is over, as if the process had crashed, and the topic must be opened anew.
 func (l *Ledger) Terminate(ctx context.Context) (ledgerfs.Position, error) {
 	if l.Terminated() {
 		return l.record().TerminatedAt, nil
 	}
-	if err := l.quiesce(ctx, ErrTerminated); err != nil {
-		return ledgerfs.Position{}, fmt.Errorf("terminate %v: %w", l.name, err)
-	}
-	if err := l.closeWriters(ctx); err != nil {
-		return ledgerfs.Position{}, fmt.Errorf("terminate %v: %w", l.name, err)
+	err := l.quiesce(ctx, ErrTerminated)
+	if err == nil {
+		err = l.closeWriters(ctx)
 	}
 	last := l.LastConfirmed()
-	now := l.f.cfg.Clock()
-	err := l.update(ctx, func(r *chain.Record) {
-		r.State, r.StateSince, r.TerminatedAt = chain.Terminated, now, last
-	})
+	if err == nil {
+		now := l.f.cfg.Clock()
+		err = l.update(ctx, func(r *chain.Record) {
+			r.State, r.StateSince, r.TerminatedAt = chain.Terminated, now, last
+		})
+	}
 	if err != nil {
+		// It takes no more appends, and its last ledger may be closed but not recorded: the next owner finds out.
+		l.fence(fmt.Errorf("termination failed: %w", err))
 		return ledgerfs.Position{}, fmt.Errorf("terminate %v: %w", l.name, err)
 	}
 	l.notify()
@@ -521,22 +524,23 @@ func (l *Ledger) Terminate(ctx context.Context) (ledgerfs.Position, error) {
 // Terminated reports whether the topic is terminated.
 func (l *Ledger) Terminated() bool { return l.record().State == chain.Terminated }
 
-// Delete removes the topic with its cursors and entries and closes it.
+// Delete removes the topic with its cursors and entries and closes it. If it fails the Ledger is over all the same,
+// as if the process had crashed: the topic can be opened anew, or is found to be deleted.
 func (l *Ledger) Delete(ctx context.Context) error {
-	if err := l.quiesce(ctx, fmt.Errorf("%w: topic is being deleted", ErrFenced)); err != nil {
-		return fmt.Errorf("delete %v: %w", l.name, err)
+	err := l.quiesce(ctx, fmt.Errorf("%w: topic is being deleted", ErrFenced))
+	if err == nil {
+		err = l.metaMu.Acquire(ctx, 1)
 	}
-	err := l.metaMu.Acquire(ctx, 1)
 	if err == nil {
 		err = l.f.remove(ctx, l.name, l.stored.Clone(), l.owner)
 		l.metaMu.Release(1)
 	}
-	if err != nil {
-		return fmt.Errorf("delete %v: %w", l.name, err)
-	}
 	l.die(fmt.Errorf("%w: topic was deleted", ErrFenced))
 	l.background.Wait()
 	l.f.forget(l)
+	if err != nil {
+		return fmt.Errorf("delete %v: %w", l.name, err)
+	}
 	l.f.collectSoon()
 	return nil
 }

@@ -493,6 +493,57 @@ func TestTerminatedTopicTakesNothingAndStaysReadable(t *testing.T) {
 	}
 }
 
+// A deletion or termination that metadata refuses half-way ends this Ledger as a crash would: the topic can be opened
+// again in the same process, with all its entries, and takes more.
+func TestFailedDeletionAndTerminationLeaveTheTopicUsable(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	cause := errors.New("refused")
+	for name, end := range map[string]func(*Ledger) error{
+		"delete":    func(l *Ledger) error { return l.Delete(ctx) },
+		"terminate": func(l *Ledger) error { _, err := l.Terminate(ctx); return err },
+		"delete, given up": func(l *Ledger) error {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return l.Delete(ctx)
+		},
+	} {
+		// How many commits pass before one is refused.
+		for n := range 3 {
+			w := newWorld(t, 1)
+			p := w.start()
+			l := p.open("a", Options{})
+			mustPublish(t, l, "one")
+			if n > 0 && name != "delete, given up" {
+				w.store.DelayCommits(n, 0)
+			}
+			if name != "delete, given up" {
+				w.store.FailCommits(1, cause)
+			}
+			err := end(l)
+			if err == nil {
+				break // it has fewer commits than that
+			}
+			if !errors.Is(err, cause) && !errors.Is(err, context.Canceled) {
+				t.Fatalf("%s: %v, want %v", name, err, cause)
+			}
+			if err := l.Err(); !errors.Is(err, ErrFenced) {
+				t.Fatalf("%s, refused after %d commits: the Ledger says %v, want ErrFenced", name, n, err)
+			}
+			again, err := p.Open(ctx, l.Name(), Options{})
+			if err != nil {
+				t.Fatalf("%s, refused after %d commits: open: %v", name, n, err)
+			}
+			equal(t, contents(t, again), []string{"one"})
+			if again.Terminated() {
+				t.Fatalf("%s, refused after %d commits: the topic is terminated", name, n)
+			}
+			mustPublish(t, again, "two")
+			equal(t, contents(t, again), []string{"one", "two"})
+		}
+	}
+}
+
 func TestDeleteLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -306,17 +306,25 @@ const listPage = 1000
 // Delete removes a topic with its subscriptions and messages. Connected producers or consumers make it fail (412),
 // or, with force, are closed. A topic that does not exist is TopicNotFound.
 func (r *Registry) Delete(ctx context.Context, n topicname.Name, force bool) error {
-	t, err := r.Topic(ctx, n, Options{})
-	if err != nil {
-		return err
-	}
-	return r.close(ctx, n, t, func(t *topic.Topic, ctx context.Context) error {
-		err := t.Delete(ctx, force)
-		if err == nil {
-			r.bury(n)
+	for {
+		t, err := r.Topic(ctx, n, Options{})
+		if err != nil {
+			return err
 		}
-		return err
-	})
+		mine := false
+		err = r.close(ctx, n, t, func(t *topic.Topic, ctx context.Context) error {
+			mine = true
+			err := t.Delete(ctx, force)
+			if err == nil {
+				r.bury(n)
+			}
+			return err
+		})
+		if err != nil || mine {
+			return err
+		}
+		// Somebody took it out between the two: what was unloaded is still to be deleted.
+	}
 }
 
 // tombstone is how long the producers of a deleted topic do not bring it back by reconnecting.
