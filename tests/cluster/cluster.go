@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,10 +21,23 @@ import (
 	"time"
 )
 
-// Root is the top of the source tree.
+// Root is the top of the source tree: the nearest directory above the working directory, where go test runs a
+// package's tests, that holds the product's go.mod.
 func Root() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+	dir, err := os.Getwd()
+	if err != nil {
+		panic(err)
+	}
+	for {
+		if b, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && bytes.HasPrefix(b, []byte("module github.com/daybook/daybook\n")) {
+			return dir
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			panic("the tests of processes run in the source tree only")
+		}
+		dir = up
+	}
 }
 
 var build = sync.OnceValues(func() (string, error) {

@@ -62,8 +62,13 @@ func main() {
 			switch {
 			case e.Action == "fail":
 				fmt.Print(strings.Join(output[k], ""))
+				for other, lines := range output { // of tests that never ended: a panic, a race, a time-out
+					if other.pkg == e.Package && other.test != "" {
+						fmt.Print(strings.Join(lines, ""))
+					}
+				}
 				fmt.Printf("FAIL\t%s\t%.2fs\n", e.Package, e.Elapsed)
-				failed++ // also where no single test failed: a panic, a race, a timeout
+				failed++
 			case e.Action == "pass":
 				fmt.Printf("ok  \t%s\t%.2fs\n", e.Package, e.Elapsed)
 			}
@@ -84,6 +89,7 @@ func main() {
 			skipped++
 			fmt.Print(strings.Join(output[k], ""))
 		}
+		delete(output, k)
 		if !strings.Contains(e.Test, "/") {
 			times = append(times, timing{k, e.Elapsed})
 		}
