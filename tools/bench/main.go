@@ -24,7 +24,7 @@ type command struct {
 
 var commands = []command{
 	{"device", "time O_DIRECT|O_DSYNC writes to an already written file", runDevice},
-	{"publish", "publish with the official Go client and print rate and latency", runPublish},
+	{"publish", "publish, and with -mode tail consume, with the official Go client; print rate and latency", runPublish},
 	{"null", "serve the Pulsar protocol and store nothing: the client's ceiling", runNull},
 	{"compare", "the null broker, Daybook and a real Pulsar under the same load, in turns", runCompare},
 }
@@ -58,7 +58,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-func median[T int | float64 | time.Duration](v []T) T {
+func median[T int64 | float64 | time.Duration](v []T) T {
 	s := slices.Sorted(slices.Values(v))
 	return s[len(s)/2]
 }
