@@ -95,7 +95,7 @@ func TestReaderReturnsTheFilesBytes(t *testing.T) {
 		r := newReader(f, "/public/default/log", 0)
 		defer r.close()
 		next := 0
-		for range rapid.IntRange(1, 20).Draw(rt, "reads") {
+		for range rapid.IntRange(1, 6).Draw(rt, "reads") {
 			off := next
 			if rapid.IntRange(0, 3).Draw(rt, "jump") == 0 {
 				off = rapid.IntRange(0, len(model)).Draw(rt, "off")
