@@ -71,7 +71,8 @@ type Item struct {
 	Session SessionID
 }
 
-// A Cond is a condition on one key. Build it with Absent, Present, ModIs or VersionIs.
+// A Cond is a condition on one key, or on all that begin with it. Build it with Absent, Present, ModIs, VersionIs or
+// NoneUnder.
 type Cond struct {
 	Key  string
 	Kind CondKind
@@ -88,6 +89,7 @@ const (
 	CondPresent
 	CondMod
 	CondVersion
+	CondNoneUnder
 )
 
 // Absent holds if the key does not exist.
@@ -106,6 +108,9 @@ func ModIs(key string, rev Revision) Cond {
 
 // VersionIs holds if the key exists with that version.
 func VersionIs(key string, n int64) Cond { return Cond{Key: key, Kind: CondVersion, N: n} }
+
+// NoneUnder holds if no key begins with prefix.
+func NoneUnder(prefix string) Cond { return Cond{Key: prefix, Kind: CondNoneUnder} }
 
 // An Op is one step of a transaction. Build it with Put, PutEphemeral, Delete, DeleteRange or Next.
 type Op struct {

@@ -83,8 +83,10 @@ type Options struct {
 	// last RetainBytes of such data; negative means without limit, zero of either means not at all.
 	RetainTime  time.Duration
 	RetainBytes int64
-	// Properties of the topic if Open creates it.
+	// Properties of the topic if OpenOrCreate creates it, and the conditions on which it may: ErrNotFound if one of
+	// them does not hold at that moment.
 	Properties map[string]string
+	CreateIf   []raftmeta.Cond
 }
 
 // An Appender is told about the end of appends, in order, by one goroutine at a time. It must not block and

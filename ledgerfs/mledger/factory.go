@@ -218,9 +218,11 @@ func (f *Factory) load(ctx context.Context, n topicname.Name, o Options, create 
 // takeOver writes this owner's mark into the record, or makes the record. From then on no other owner's
 // commit succeeds.
 func (f *Factory) takeOver(ctx context.Context, l *Ledger, o Options, create bool) (*chain.Record, error) {
+	refused := false
 	for {
 		it, err := f.cfg.Store.Get(ctx, l.key)
 		var rec *chain.Record
+		var conds []raftmeta.Cond
 		switch {
 		case err == nil:
 			if rec, err = chain.Decode(it.Value); err != nil {
@@ -233,7 +235,8 @@ func (f *Factory) takeOver(ctx context.Context, l *Ledger, o Options, create boo
 				}
 				continue
 			}
-		case errors.Is(err, raftmeta.ErrNotFound) && create:
+		case errors.Is(err, raftmeta.ErrNotFound) && create && !refused:
+			conds = o.CreateIf
 			rec = &chain.Record{Created: f.cfg.Clock(), Properties: o.Properties}
 			rand.Read(rec.Incarnation[:])
 		case errors.Is(err, raftmeta.ErrNotFound):
@@ -242,9 +245,10 @@ func (f *Factory) takeOver(ctx context.Context, l *Ledger, o Options, create boo
 			return nil, err
 		}
 		rec.Owner, rec.Seq = l.owner, 0
-		rev, err := commitRecord(ctx, f.cfg.Store, l.key, rec, rec.Rev, nil)
+		rev, err := commitRecord(ctx, f.cfg.Store, l.key, rec, rec.Rev, nil, conds...)
 		if errors.Is(err, ErrFenced) {
-			continue // changed under our hands: again, from what it says now
+			refused = len(conds) > 0 // if there is no record now either, it was not for another one that ours failed
+			continue                 // changed under our hands: again, from what it says now
 		}
 		if err != nil {
 			return nil, err

@@ -16,6 +16,7 @@ import (
 	"github.com/daybook/daybook/ledgerfs/ledger"
 	"github.com/daybook/daybook/ledgerfs/ledgertest"
 	"github.com/daybook/daybook/ledgerfs/topicname"
+	"github.com/daybook/daybook/raftmeta"
 	"github.com/daybook/daybook/raftmeta/metatest"
 )
 
@@ -491,6 +492,30 @@ func TestTerminatedTopicTakesNothingAndStaysReadable(t *testing.T) {
 		p = w.start()
 		l = p.open("a", Options{})
 	}
+}
+
+// What a topic's creation depends on is a condition of the transaction that creates it, not of opening it later.
+func TestCreationHoldsToItsConditions(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t, 1)
+	p := w.start()
+	o := Options{CreateIf: []raftmeta.Cond{raftmeta.Present("home")}}
+	if _, err := p.OpenOrCreate(ctx, topic(t, "a"), o); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("create without its home: %v, want ErrNotFound", err)
+	}
+	if _, err := w.store.Commit(ctx, raftmeta.Txn{Then: []raftmeta.Op{raftmeta.Put("home", nil)}}); err != nil {
+		t.Fatal(err)
+	}
+	l := p.open("a", o)
+	mustPublish(t, l, "one")
+	if err := l.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.Commit(ctx, raftmeta.Txn{Then: []raftmeta.Op{raftmeta.Delete("home")}}); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, contents(t, p.open("a", o)), []string{"one"})
 }
 
 // A deletion or termination that metadata refuses half-way ends this Ledger as a crash would: the topic can be opened

@@ -54,15 +54,15 @@ func (l *Ledger) committed(next *chain.Record, rev raftmeta.Revision, edit func(
 }
 
 // commitRecord replaces the record of revision rev. Where the answer to a commit is lost, the owner's mark in
-// the record tells whether it was applied.
-func commitRecord(ctx context.Context, s raftmeta.Store, key string, next *chain.Record, rev raftmeta.Revision, ops []raftmeta.Op) (raftmeta.Revision, error) {
+// the record tells whether it was applied. ErrFenced also if one of the further conditions does not hold.
+func commitRecord(ctx context.Context, s raftmeta.Store, key string, next *chain.Record, rev raftmeta.Revision, ops []raftmeta.Op, conds ...raftmeta.Cond) (raftmeta.Revision, error) {
 	next.Seq++
 	value, err := next.Encode()
 	if err != nil {
 		return 0, err
 	}
 	txn := raftmeta.Txn{
-		If:   []raftmeta.Cond{raftmeta.ModIs(key, rev)},
+		If:   append([]raftmeta.Cond{raftmeta.ModIs(key, rev)}, conds...),
 		Then: append([]raftmeta.Op{raftmeta.Put(key, value)}, ops...),
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, time.Second) {

@@ -251,6 +251,7 @@ func conditionsDecide(_ *testing.T, k *kit) {
 		{raftmeta.ModIs("a", 2), true}, {raftmeta.ModIs("a", 1), false}, {raftmeta.ModIs("a", 3), false},
 		{raftmeta.ModIs("a", 0), false}, {raftmeta.ModIs("b", 0), true}, {raftmeta.ModIs("b", 2), false},
 		{raftmeta.VersionIs("a", 2), true}, {raftmeta.VersionIs("a", 1), false}, {raftmeta.VersionIs("b", 0), false},
+		{raftmeta.NoneUnder("a"), false}, {raftmeta.NoneUnder("a/"), true}, {raftmeta.NoneUnder("b"), true}, {raftmeta.NoneUnder("to"), false},
 		{raftmeta.Cond{Key: "b", Kind: raftmeta.CondMod}, true},
 	} {
 		r := k.commit(raftmeta.Txn{

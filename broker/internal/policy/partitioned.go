@@ -172,6 +172,11 @@ func (p *Policies) CheckNamespace(ctx context.Context, ns topicname.Namespace) e
 	return err
 }
 
+// Stands is the condition under which a topic of the namespace may be created: that the namespace exists.
+func (p *Policies) Stands(ns topicname.Namespace) raftmeta.Cond {
+	return raftmeta.Present(namespaceKey(ns))
+}
+
 // CheckCreate fails if a client's use of the topic must not create it: TopicNotFound where automatic creation is
 // off; NotAllowedError for a partition that its partitioned topic does not have, for the name of a partitioned
 // topic itself, and above the namespace's limit of topics.

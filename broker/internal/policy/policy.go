@@ -456,6 +456,8 @@ func (p *Policies) DeleteNamespace(ctx context.Context, ns topicname.Namespace) 
 	if err != nil {
 		return err
 	}
+	// Whoever creates a topic does so on the condition that the namespace stands, so that one of the two fails.
+	conds := []raftmeta.Cond{raftmeta.ModIs(namespaceKey(ns), rev)}
 	for _, prefix := range []string{"chains/" + ns.String() + "/", "partitioned/" + ns.String() + "/"} {
 		items, _, err := p.meta.Range(ctx, prefix, raftmeta.PrefixEnd(prefix), 1)
 		if err != nil {
@@ -464,9 +466,10 @@ func (p *Policies) DeleteNamespace(ctx context.Context, ns topicname.Namespace) 
 		if len(items) > 0 {
 			return serr.NotAllowedError.Errorf("Cannot delete non empty namespace")
 		}
+		conds = append(conds, raftmeta.NoneUnder(prefix))
 	}
 	res, err := p.meta.Commit(ctx, raftmeta.Txn{
-		If:   []raftmeta.Cond{raftmeta.ModIs(namespaceKey(ns), rev)},
+		If:   conds,
 		Then: []raftmeta.Op{raftmeta.Delete(namespaceKey(ns)), raftmeta.DeleteRange("schemas/"+ns.String()+"/", raftmeta.PrefixEnd("schemas/"+ns.String()+"/"))},
 	})
 	if err != nil {

@@ -230,6 +230,44 @@ func TestNoNamespaceWithoutTenant(t *testing.T) {
 	}
 }
 
+// A namespace is deleted while topics without partitions are created in it by use.
+func TestNoTopicWithoutNamespace(t *testing.T) {
+	ctx := context.Background()
+	p, store := newPolicies(t, DefaultConfig())
+	x := topicname.Namespace{Tenant: "public", Local: "x"}
+	for range 50 {
+		if err := p.CreateNamespace(ctx, x, Namespace{}); err != nil && status(err) != 409 {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for i := range 2 {
+			wg.Go(func() {
+				_, err := store.Commit(ctx, raftmeta.Txn{
+					If:   []raftmeta.Cond{p.Stands(x)},
+					Then: []raftmeta.Op{raftmeta.Put(fmt.Sprintf("chains/public/x/persistent/%d", i), nil)},
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Go(func() {
+			if s := status(p.DeleteNamespace(ctx, x)); s != 200 && s != 409 {
+				t.Errorf("delete: %d", s)
+			}
+		})
+		wg.Wait()
+		gone := p.CheckNamespace(ctx, x)
+		all, _, err := store.Range(ctx, "chains/", "chains0", 0)
+		if err != nil || gone != nil && len(all) > 0 {
+			t.Fatalf("namespace: %v, its topics: %v, %v", gone, all, err)
+		}
+		if _, err := store.Commit(ctx, raftmeta.Txn{Then: []raftmeta.Op{raftmeta.DeleteRange("chains/", "chains0")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A namespace is deleted while partitioned topics are created in it: never is one left without its namespace.
 func TestNoPartitionedTopicWithoutNamespace(t *testing.T) {
 	ctx := context.Background()

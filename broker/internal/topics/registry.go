@@ -173,7 +173,11 @@ func (r *Registry) open(ctx context.Context, n topicname.Name, o Options) (*topi
 				return nil, err
 			}
 		}
+		storage.CreateIf = []raftmeta.Cond{r.cfg.Policy.Stands(n.NamespaceName())}
 		l, err = r.cfg.Ledgers.OpenOrCreate(ctx, n, storage)
+		if errors.Is(err, mledger.ErrNotFound) {
+			return nil, serr.TopicNotFound.Wrapf(err, "Namespace not found")
+		}
 	}
 	if err != nil {
 		r.log.Error("cannot load topic", "topic", n.String(), "error", err)

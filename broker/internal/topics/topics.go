@@ -15,12 +15,15 @@ import (
 	"context"
 
 	"github.com/daybook/daybook/ledgerfs/topicname"
+	"github.com/daybook/daybook/raftmeta"
 )
 
 // A Policy decides what may be created. The broker's policies implement it.
 type Policy interface {
 	// CheckNamespace fails if the topic's tenant or namespace does not exist (TopicNotFound "Namespace not found").
 	CheckNamespace(ctx context.Context, ns topicname.Namespace) error
+	// Stands is the condition that the namespace exists, under which a topic is created in it.
+	Stands(ns topicname.Namespace) raftmeta.Cond
 	// CheckCreate fails if a client's use of the topic must not create it: TopicNotFound where automatic creation is
 	// off, NotAllowedError for a partition that its partitioned topic does not have or above a limit of topics.
 	CheckCreate(ctx context.Context, n topicname.Name) error

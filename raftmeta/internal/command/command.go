@@ -92,7 +92,7 @@ func (c Commit) Check() error {
 	}
 	size := 0
 	for _, cond := range c.Txn.If {
-		if cond.Kind < raftmeta.CondAbsent || cond.Kind > raftmeta.CondVersion {
+		if cond.Kind < raftmeta.CondAbsent || cond.Kind > raftmeta.CondNoneUnder {
 			return fmt.Errorf("%w: condition kind %d", raftmeta.ErrInvalid, cond.Kind)
 		}
 		if err := CheckKey(cond.Key); err != nil {

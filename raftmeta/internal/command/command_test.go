@@ -14,7 +14,7 @@ import (
 var samples = []Command{
 	Commit{},
 	Commit{Txn: raftmeta.Txn{
-		If: []raftmeta.Cond{raftmeta.Absent("a"), raftmeta.Present("b"), raftmeta.ModIs("c", 7), raftmeta.ModIs("d", 0), raftmeta.VersionIs("e", 3)},
+		If: []raftmeta.Cond{raftmeta.Absent("a"), raftmeta.Present("b"), raftmeta.ModIs("c", 7), raftmeta.ModIs("d", 0), raftmeta.VersionIs("e", 3), raftmeta.NoneUnder("f/")},
 		Then: []raftmeta.Op{
 			raftmeta.Put("k", []byte("v")), raftmeta.PutEphemeral("k", []byte{0}, 9), raftmeta.Delete("k"),
 			raftmeta.DeleteRange("", raftmeta.PrefixEnd("")), raftmeta.Next("n", 1<<40),

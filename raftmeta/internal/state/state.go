@@ -333,6 +333,10 @@ func (t *tx) commit(txn raftmeta.Txn) (raftmeta.TxnResult, error) {
 }
 
 func (t *tx) holds(c raftmeta.Cond) (bool, error) {
+	if c.Kind == raftmeta.CondNoneUnder {
+		items, err := Range(t, c.Key, raftmeta.PrefixEnd(c.Key), 1)
+		return len(items) == 0, err
+	}
 	it, ok, err := Get(t, c.Key)
 	if err != nil {
 		return false, err

@@ -105,6 +105,13 @@ func (m *model) holds(c raftmeta.Cond) bool {
 		return ok
 	case raftmeta.CondMod:
 		return it.Mod == c.Rev
+	case raftmeta.CondNoneUnder:
+		for key := range m.items {
+			if strings.HasPrefix(key, c.Key) {
+				return false
+			}
+		}
+		return true
 	}
 	return ok && it.Version == c.N
 }
@@ -228,11 +235,13 @@ func genCommand(sessions []raftmeta.SessionID, rev raftmeta.Revision) *rapid.Gen
 	})
 	cond := rapid.Custom(func(t *rapid.T) raftmeta.Cond {
 		k := key.Draw(t, "key")
-		switch rapid.IntRange(0, 3).Draw(t, "cond") {
+		switch rapid.IntRange(0, 4).Draw(t, "cond") {
 		case 0:
 			return raftmeta.Absent(k)
 		case 1:
 			return raftmeta.Present(k)
+		case 3:
+			return raftmeta.NoneUnder(k)
 		case 2:
 			return raftmeta.ModIs(k, raftmeta.Revision(rapid.Int64Range(0, int64(rev)).Draw(t, "rev")))
 		}
