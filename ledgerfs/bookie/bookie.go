@@ -107,6 +107,10 @@ type Bookie struct {
 	cfg    Config
 }
 
+// GiveUpReserve frees the room that the closed bookie of dir holds in reserve, for whoever must be opened before it on
+// a full disk. The bookie takes no normal adds until there is room to hold it again.
+func GiveUpReserve(dir string) error { return store.GiveUpReserve(dir) }
+
 // Open opens, or on first use formats, the bookie's storage, recovers it, and checks it against the cookie
 // in metadata. It does not announce the bookie: Register does.
 func Open(ctx context.Context, cfg Config) (*Bookie, error) {

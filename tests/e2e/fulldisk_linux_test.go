@@ -251,3 +251,59 @@ func TestFullDiskRefusesAndRecovers(t *testing.T) {
 	kept.check(c)
 	receive(t, c, kept, 40, 10)
 }
+
+// fillDisk writes a file until nothing fits on the disk any more, and answers how to take it away.
+func fillDisk(t *testing.T, disk string) (free func()) {
+	t.Helper()
+	name := filepath.Join(disk, fmt.Sprintf("hog-%d", time.Now().UnixNano()))
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, size := range []int{1 << 20, 4 << 10} {
+		for block := make([]byte, size); err == nil; {
+			_, err = f.Write(block)
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+		err = nil
+	}
+	return func() {
+		if err := os.Remove(name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Where others have taken all the room while the server was down, it starts on its reserve; where that is gone too
+// it says so at once; and with room again it is as before.
+func TestStartOnAFullDisk(t *testing.T) {
+	disk := smallDisk(t, 128)
+	dir := filepath.Join(disk, "data")
+	s := cluster.Start(t, cluster.Options{DataDir: dir})
+	s.Run("produce", "t", "-m", "before")
+	s.Kill()
+
+	first := fillDisk(t, disk)
+	s.Restart()
+	if n := count(t, s, "t"); n != "1" {
+		t.Fatalf("SQL counts %s messages, want 1", n)
+	}
+	if _, err := s.TryRun("produce", "t", "-m", "refused"); err == nil || !strings.Contains(err.Error(), "PersistenceError") {
+		t.Fatalf("publish to a full disk: %v, want PersistenceError", err)
+	}
+	s.Kill()
+
+	second := fillDisk(t, disk)
+	refused(t, []string{"standalone", "--data-dir", dir, "--broker-port=0", "--http-port=0"}, dir, "full")
+
+	second()
+	first()
+	s.Restart()
+	s.Run("produce", "t", "-m", "after")
+	if n := count(t, s, "t"); n != "2" {
+		t.Fatalf("SQL counts %s messages, want 2", n)
+	}
+}

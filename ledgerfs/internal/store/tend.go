@@ -3,6 +3,9 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -186,6 +189,15 @@ func (s *Store) measure() error {
 			s.log.Info("disk has room again", "free_bytes", u.Free)
 		}
 		s.step(event{kind: evSpace, low: low})
+	}
+	return nil
+}
+
+// GiveUpReserve removes the reserve file of a store that is not open, so that what must be opened before the store
+// finds room on a full disk. The store takes the reserve again when there is room for it.
+func GiveUpReserve(dir string) error {
+	if err := os.Remove(filepath.Join(dir, reserveFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("give up the reserve: %w", err)
 	}
 	return nil
 }

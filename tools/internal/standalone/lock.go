@@ -42,3 +42,12 @@ func lockDir(dir string) (*dirLock, error) {
 }
 
 func (l *dirLock) release() { l.f.Close() }
+
+// freeBytes is what this process may still write to the directory's file system.
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}

@@ -111,7 +111,7 @@ func Run(ctx context.Context, o Options, out, errs io.Writer) (err error) {
 	if o.Verbose {
 		level = slog.LevelInfo
 	}
-	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: level}))
+	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: level, ReplaceAttr: plainError}))
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -167,6 +167,14 @@ func brokerConfig(o Options) (cfg server.Config, unused []string, err error) {
 	return cfg, unused, err
 }
 
+// plainError keeps the stack traces that some errors carry out of the log.
+func plainError(_ []string, a slog.Attr) slog.Attr {
+	if err, ok := a.Value.Any().(error); ok {
+		a.Value = slog.StringValue(err.Error())
+	}
+	return a
+}
+
 // A node is a running standalone server: its parts in the order in which they were started.
 type node struct {
 	log          *slog.Logger
@@ -217,6 +225,9 @@ func (n *node) start(ctx context.Context, o Options, cfg server.Config) error {
 	}
 	n.started("lock", func(context.Context) error { lock.release(); return nil })
 	if err := checkFormat(o.DataDir); err != nil {
+		return err
+	}
+	if err := makeRoom(o.DataDir); err != nil {
 		return err
 	}
 
@@ -321,6 +332,30 @@ func openSession(ctx context.Context, store raftmeta.Store) (raftmeta.Session, e
 		return nil, err
 	}
 	return store.OpenSession(ctx, raftmeta.SessionOptions{Node: nodeName, Incarnation: res.Results[0].N})
+}
+
+// Metadata and the indexes write a little when they are opened. With less than startRoom free the reserve, which is
+// there for this, is given up; with less than leastRoom even then, they would wait for room and the start hang.
+const (
+	startRoom = 1 << 20
+	leastRoom = 256 << 10
+)
+
+// makeRoom sees to it that a full disk lets the server start, or says that it does not.
+func makeRoom(dir string) error {
+	free, err := freeBytes(dir)
+	if err == nil && free < startRoom {
+		if err = bookie.GiveUpReserve(filepath.Join(dir, "bookie")); err == nil {
+			free, err = freeBytes(dir)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("measure the disk: %w", err)
+	}
+	if free < leastRoom {
+		return fmt.Errorf("the disk of data directory %s is full (%d KiB free): free %d KiB or more and start again", dir, free>>10, startRoom>>10)
+	}
+	return nil
 }
 
 // checkFormat reads, or in an empty directory writes, the format of the data directory.
