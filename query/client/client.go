@@ -238,7 +238,7 @@ func (r *Rows) take(h http.Header, body []byte) error {
 	if p.ID == "" {
 		return errors.New("server's answer is not of the protocol: no query id")
 	}
-	r.id, r.next, r.data = p.ID, p.NextURI, p.Data
+	r.id, r.next = p.ID, p.NextURI
 	if p.UpdateType != "" {
 		r.update = p.UpdateType
 	}
@@ -247,6 +247,13 @@ func (r *Rows) take(h http.Header, body []byte) error {
 			r.columns = append(r.columns, Column{c.Name, c.Type})
 		}
 	}
+	for _, row := range p.Data {
+		if len(row) != len(r.columns) {
+			r.next = ""
+			return fmt.Errorf("server's answer is not of the protocol: a row of %d values for %d columns", len(row), len(r.columns))
+		}
+	}
+	r.data = p.Data
 	if len(p.Warnings) > 0 {
 		r.warnings = r.warnings[:0]
 		for _, w := range p.Warnings {

@@ -26,11 +26,16 @@ func (p *Policies) partitioned(ctx context.Context, n topicname.Name) (*policypb
 	if err != nil {
 		return nil, 0, failed(err, n.String())
 	}
+	r, err := decodePartitioned(n, it.Value)
+	return r, it.Mod, err
+}
+
+func decodePartitioned(n topicname.Name, b []byte) (*policypb.PartitionedTopic, error) {
 	r := new(policypb.PartitionedTopic)
-	if err := r.UnmarshalVT(it.Value); err != nil || r.Format != recordFormat || r.Partitions < 1 {
-		return nil, 0, serr.MetadataError.Wrapf(err, "the record of partitioned topic %v is damaged (format %d)", n, r.Format)
+	if err := r.UnmarshalVT(b); err != nil || r.Format != recordFormat || r.Partitions < 1 {
+		return nil, serr.MetadataError.Wrapf(err, "the record of partitioned topic %v is damaged (format %d)", n, r.Format)
 	}
-	return r, it.Mod, nil
+	return r, nil
 }
 
 // Partitioned is the record of the partitioned topic; ok is false if n is none.

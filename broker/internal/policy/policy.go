@@ -161,11 +161,16 @@ func (p *Policies) tenant(ctx context.Context, tenant string) (*policypb.Tenant,
 	if err != nil {
 		return nil, 0, failed(err, "tenant "+tenant)
 	}
+	r, err := decodeTenant(tenant, it.Value)
+	return r, it.Mod, err
+}
+
+func decodeTenant(tenant string, b []byte) (*policypb.Tenant, error) {
 	r := new(policypb.Tenant)
-	if err := r.UnmarshalVT(it.Value); err != nil || r.Format != recordFormat {
-		return nil, 0, serr.MetadataError.Wrapf(err, "the record of tenant %s is damaged (format %d)", tenant, r.Format)
+	if err := r.UnmarshalVT(b); err != nil || r.Format != recordFormat {
+		return nil, serr.MetadataError.Wrapf(err, "the record of tenant %s is damaged (format %d)", tenant, r.Format)
 	}
-	return r, it.Mod, nil
+	return r, nil
 }
 
 func (p *Policies) checkClusters(clusters []string) error {

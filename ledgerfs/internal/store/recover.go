@@ -166,6 +166,10 @@ func (s *Store) readIdentity(dir string) (id identity, err error) {
 	if err != nil {
 		return id, err
 	}
+	return parseIdentity(name, b)
+}
+
+func parseIdentity(name string, b []byte) (id identity, err error) {
 	if err := json.Unmarshal(b, &id); err != nil {
 		return id, fmt.Errorf("%w: %s: %w", ErrIdentity, name, err)
 	}

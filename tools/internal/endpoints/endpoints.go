@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Filename is the name of the file in the data directory.
@@ -50,13 +51,28 @@ func Write(dataDir string, e Endpoints) error {
 
 // Read reads the file of a data directory; fs.ErrNotExist if there is none.
 func Read(dataDir string) (Endpoints, error) {
-	var e Endpoints
-	b, err := os.ReadFile(filepath.Join(dataDir, Filename))
+	name := filepath.Join(dataDir, Filename)
+	b, err := os.ReadFile(name)
 	if err != nil {
-		return e, err
+		return Endpoints{}, err
 	}
+	e, err := parse(b)
+	if err != nil {
+		return Endpoints{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return e, nil
+}
+
+// parse reads the file's text. A member that is absent is empty; one of the wrong kind is an error.
+func parse(b []byte) (Endpoints, error) {
+	var e Endpoints
 	if err := json.Unmarshal(b, &e); err != nil {
-		return e, fmt.Errorf("%s: %w", filepath.Join(dataDir, Filename), err)
+		return Endpoints{}, err
+	}
+	for _, u := range []struct{ url, scheme string }{{e.Service, "pulsar://"}, {e.Admin, "http://"}} {
+		if u.url != "" && !strings.HasPrefix(u.url, u.scheme) {
+			return Endpoints{}, fmt.Errorf("%q is not a %s URL", u.url, u.scheme)
+		}
 	}
 	return e, nil
 }

@@ -94,13 +94,25 @@ func running(dataDir string) (Info, error) {
 	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
 		return Info{}, nil // the lock goes with f
 	}
-	var info Info
 	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
-	if err == nil {
-		err = json.Unmarshal(b, &info)
+	if err != nil {
+		return Info{}, fmt.Errorf("%w, but %s cannot be read: %w", ErrRunning, f.Name(), err)
 	}
-	if err != nil || info.PID <= 0 {
-		return Info{}, fmt.Errorf("%w, but %s does not say which: %w", ErrRunning, f.Name(), errors.Join(err, errNoPID))
+	info, err := parseInfo(b)
+	if err != nil {
+		return Info{}, fmt.Errorf("%w, but %s does not say which: %w", ErrRunning, f.Name(), err)
+	}
+	return info, nil
+}
+
+// parseInfo reads what a mount process wrote into its lock file. The pid is one that a signal may be sent to.
+func parseInfo(b []byte) (Info, error) {
+	var info Info
+	if err := json.Unmarshal(b, &info); err != nil {
+		return Info{}, err
+	}
+	if info.PID <= 0 {
+		return Info{}, errNoPID
 	}
 	return info, nil
 }
