@@ -481,6 +481,25 @@ func (c *core) current() current {
 	return s
 }
 
+// maxLedgers is how many ledgers a topic may have: more might not fit into its record, which is one value in metadata,
+// with all that is entered for each of them in the end. doubleEvery keeps it out of reach: with each so many ledgers that a
+// topic has, the next ones become twice as large and as old, so that full ones take decades to get there.
+const (
+	maxLedgers  = 6000
+	doubleEvery = 500
+)
+
+// beside are the limits of the ledgers that follow n others.
+func (l limits) beside(n int) limits {
+	grown := func(v int64) int64 {
+		for range n / doubleEvery {
+			v += min(v, math.MaxInt64-v)
+		}
+		return v
+	}
+	return limits{entries: grown(l.entries), bytes: grown(l.bytes), minAge: grown(l.minAge), maxAge: grown(l.maxAge)}
+}
+
 func (o *Options) limits() limits {
 	or := func(v, def int64) int64 {
 		switch {

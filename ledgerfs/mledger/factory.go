@@ -199,7 +199,7 @@ func (f *Factory) load(ctx context.Context, n topicname.Name, o Options, create 
 	}
 	rec = l.stored
 	l.mu.core = core{
-		limit: o.limits(), confirmed: ledgerfs.Position{Ledger: -1, Entry: -1},
+		limit: o.limits().beside(len(rec.Ledgers)), confirmed: ledgerfs.Position{Ledger: -1, Entry: -1},
 		nextIndex: rec.NextIndex, confIndex: rec.NextIndex,
 	}
 	if k := len(rec.Ledgers); k > 0 {

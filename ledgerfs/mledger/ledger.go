@@ -270,8 +270,11 @@ func (l *Ledger) create() {
 
 func (l *Ledger) createWriter(ctx context.Context) (*ledger.Writer, error) {
 	l.mu.Lock()
-	o := l.mu.options
+	o, n := l.mu.options, len(l.mu.view.Ledgers)
 	l.mu.Unlock()
+	if n >= maxLedgers {
+		return nil, fmt.Errorf("%w: %v has %d, the most there may be: a shorter retention makes room", ErrLedgers, l.name, n)
+	}
 	w, err := l.link(ctx, ledger.Options{
 		Ensemble: o.Ensemble, WriteQuorum: o.WriteQuorum, AckQuorum: o.AckQuorum,
 		Properties: map[string]string{"topic": l.name.String()},
@@ -549,7 +552,7 @@ func (l *Ledger) Delete(ctx context.Context) error {
 func (l *Ledger) SetOptions(o Options) {
 	l.mu.Lock()
 	l.mu.options = o
-	l.mu.core.limit = o.limits()
+	l.mu.core.limit = o.limits().beside(len(l.mu.view.Ledgers))
 	l.mu.Unlock()
 	l.f.kick(l)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -491,6 +492,79 @@ func TestTerminatedTopicTakesNothingAndStaysReadable(t *testing.T) {
 		p.crash()
 		p = w.start()
 		l = p.open("a", Options{})
+	}
+}
+
+// A topic with as many ledgers as there may be can be opened, read and trimmed; appends are refused, with the reason, until
+// ledgers have gone. Its record fits into metadata whatever is known of its ledgers.
+func TestTooManyLedgersRefuseAppendsOnly(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t, 1)
+	if _, err := w.store.Commit(ctx, raftmeta.Txn{Then: []raftmeta.Op{raftmeta.Next("seq/ledger", 1<<50)}}); err != nil {
+		t.Fatal(err)
+	}
+	p := w.start()
+	o := Options{RetainTime: -1, RetainBytes: -1}
+	for _, m := range []string{"one", "two"} {
+		l := p.open("a", o)
+		mustPublish(t, l, m)
+		if err := l.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key := chain.Key(topic(t, "a"))
+	it, err := w.store.Get(ctx, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := chain.Decode(it.Value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old []chain.Ledger
+	for i := range maxLedgers - len(rec.Ledgers) {
+		old = append(old, chain.Ledger{
+			ID: ledgerfs.LedgerID(1<<40 + i), Closed: true, Entries: 1 << 32, Bytes: 1 << 42, Created: 1 << 41, ClosedAt: 1 << 41,
+			Text:          [chain.NumViews]chain.Text{{Known: true, Base: 1 << 55, Length: 1 << 42}, {Known: true, Base: 1 << 55, Length: 1 << 42}},
+			RenderVersion: 1 << 20, TimesKnown: true, LeastPublishTime: 1 << 41, GreatestPublishTime: 1 << 41,
+		})
+	}
+	rec.Ledgers = append(old, rec.Ledgers...)
+	value, err := rec.Encode()
+	if err == nil {
+		_, err = w.store.Commit(ctx, raftmeta.Txn{Then: []raftmeta.Op{raftmeta.Put(key, value)}})
+	}
+	if err != nil {
+		t.Fatalf("a record of %d bytes: %v", len(value), err)
+	}
+
+	l := p.open("a", o)
+	if err := publish(l, "three", 1).wait(); !errors.Is(err, ErrLedgers) || !errors.Is(err, ErrRejected) {
+		t.Fatalf("append: %v, want ErrLedgers", err)
+	}
+	last := l.LastConfirmed()
+	if es, err := l.Read(ctx, nil, last, 1, 1); err != nil || len(es) != 1 {
+		t.Fatalf("read: %d entries, %v", len(es), err)
+	}
+	l.SetOptions(Options{RetainTime: 0, RetainBytes: 0})
+	if err := l.Trim(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.now.Add(1000) // beyond the pause after a failed creation
+	mustPublish(t, l, "four")
+}
+
+func TestLimitsGrowWithTheNumberOfLedgers(t *testing.T) {
+	l := limits{entries: 10, bytes: math.MaxInt64, minAge: 0, maxAge: 3}
+	for n, want := range map[int]limits{
+		0: l, doubleEvery - 1: l,
+		doubleEvery:     {entries: 20, bytes: math.MaxInt64, maxAge: 6},
+		3 * doubleEvery: {entries: 80, bytes: math.MaxInt64, maxAge: 24},
+	} {
+		if got := l.beside(n); got != want {
+			t.Errorf("beside %d ledgers: %+v, want %+v", n, got, want)
+		}
 	}
 }
 

@@ -50,6 +50,7 @@ func (l *Ledger) committed(next *chain.Record, rev raftmeta.Revision, edit func(
 	l.mu.Lock()
 	l.mu.view = edited(l.mu.view, edit)
 	l.mu.view.Rev, l.mu.view.Seq = rev, next.Seq
+	l.mu.core.limit = l.mu.options.limits().beside(len(l.mu.view.Ledgers))
 	l.mu.Unlock()
 }
 
