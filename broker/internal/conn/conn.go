@@ -63,7 +63,8 @@ type Config struct {
 	MaxMessageSize int
 	// KeepAlive is the interval of PINGs and the deadline of the handshake; 30 s.
 	KeepAlive time.Duration
-	// MaxPendingPublish is the bytes of messages without an outcome above which the connection is not read; 16 MiB.
+	// MaxPendingPublish is the bytes of messages without an outcome, with what it costs to keep track of them, above which
+	// the connection is not read; 16 MiB.
 	MaxPendingPublish int
 	// Budget, which connections share, bounds the same bytes over all of them; nil: no bound.
 	Budget *Budget

@@ -636,7 +636,7 @@ func TestPublishingIsBounded(t *testing.T) {
 		}()
 		ft := d.topic(aTopic)
 		synctest.Wait()
-		if n := ft.waiting(); n < 10 || n > 300 { // the bound and what was read with it
+		if n := ft.waiting(); n < 6 || n > 300 { // the bound and what was read with it
 			t.Fatalf("%d sends are waiting", n)
 		}
 		time.Sleep(5 * time.Minute) // the silence is ours: nobody is cut
@@ -656,6 +656,32 @@ func TestPublishingIsBounded(t *testing.T) {
 		}
 		if n := <-written; n != 1000 {
 			t.Errorf("%d sends were written", n)
+		}
+	})
+}
+
+// A million messages of a few bytes are bounded by what it costs to keep track of them.
+func TestTinyMessagesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDomain()
+		d.hold = true
+		p := connect(t, d, conn.Config{MaxPendingPublish: 1 << 20})
+		p.produce(1, aTopic)
+		const chunk = 1000
+		go func() {
+			for n := 0; n < 20*chunk; n += chunk {
+				var frames []byte
+				for i := range chunk {
+					frames = append(frames, sendFrame(1, uint64(n+i), 1)...)
+				}
+				if _, err := p.nc.Write(frames); err != nil {
+					return
+				}
+			}
+		}()
+		synctest.Wait()
+		if n := d.topic(aTopic).waiting(); n < 1000 || n > 10_000 {
+			t.Fatalf("%d sends of one byte are waiting", n)
 		}
 	})
 }

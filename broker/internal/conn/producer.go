@@ -132,6 +132,10 @@ func (c *connection) handleCloseProducer(m *pb.CommandCloseProducer) {
 	c.succeed(m.GetRequestId())
 }
 
+// sendOverhead is about what a send costs in memory beside its payload while it is on its way to storage: without it,
+// millions of tiny messages would count as little.
+const sendOverhead = 512
+
 // handleSend passes on the message that is the payload of frame.
 func (c *connection) handleSend(s *wire.Send, frame, payload []byte) error {
 	p := c.producers[s.ProducerID]
@@ -153,11 +157,12 @@ func (c *connection) handleSend(s *wire.Send, frame, payload []byte) error {
 		})
 		return nil
 	}
+	size := len(payload) + sendOverhead
 	p.mu.Lock()
-	p.mu.sizes.push(len(payload))
+	p.mu.sizes.push(size)
 	p.mu.Unlock()
-	c.pending.Add(int64(len(payload)))
-	c.cfg.Budget.take(int64(len(payload)))
+	c.pending.Add(int64(size))
+	c.cfg.Budget.take(int64(size))
 	p.producer.Send(topic.Send{
 		SequenceID: s.SequenceID, HighestSequenceID: s.HighestSequenceID, Messages: s.Messages,
 		// The head of the frame has been read, and is room for what the topic puts before the message.
