@@ -41,6 +41,9 @@ var ErrClosed = errors.New("client is closed")
 // ErrTooLarge: the message, with its metadata, is larger than the broker takes.
 var ErrTooLarge = errors.New("message too large")
 
+// ErrUnknownOutcome: the message failed, but a copy of it that was sent before, without an answer, may be stored.
+var ErrUnknownOutcome = errors.New("it is unknown whether the message was stored")
+
 // errLost is why requests fail whose connection ended; they are tried again.
 var errLost = errors.New("connection lost")
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -365,17 +366,43 @@ func TestWaitingEndsWithTheContext(t *testing.T) {
 // A cutter is the connections of a client, to be cut.
 type cutter struct {
 	mu    sync.Mutex
-	conns []net.Conn
+	conns []*cutConn
+}
+
+// A cutConn is a connection on which, once it is mute, nothing comes any more.
+type cutConn struct {
+	net.Conn
+	mute atomic.Bool
+}
+
+func (c *cutConn) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if err != nil || !c.mute.Load() {
+			return n, err
+		}
+	}
 }
 
 func (x *cutter) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	nc, err := new(net.Dialer).DialContext(ctx, network, addr)
-	if err == nil {
-		x.mu.Lock()
-		x.conns = append(x.conns, nc)
-		x.mu.Unlock()
+	if err != nil {
+		return nil, err
 	}
-	return nc, err
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	c := &cutConn{Conn: nc}
+	x.conns = append(x.conns, c)
+	return c, nil
+}
+
+// mute has nothing more come over the connections that there are.
+func (x *cutter) mute() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, c := range x.conns {
+		c.mute.Store(true)
+	}
 }
 
 func (x *cutter) cut() {
@@ -516,6 +543,37 @@ func TestStorageIsFull(t *testing.T) {
 	check(t, r.Close(ctx))
 	check(t, keeps.Close(ctx))
 	check(t, fails.Close(ctx))
+}
+
+// A send whose connection was lost may have been stored. If sending it again fails, the broker's answer is about the
+// second copy alone, and the error says so; the answer to a first sending is definite.
+func TestFailureAfterALostConnectionIsNoPromise(t *testing.T) {
+	ctx := limit(t)
+	s, bookie := startOn(t, server.Config{})
+	var x cutter
+	p, err := x.connect(t, s.ServiceURL()).NewProducer(ctx, client.ProducerConfig{Topic: "unsure", NoRetry: true})
+	check(t, err)
+	_, err = p.Send(ctx, client.Message{Value: []byte("first")})
+	check(t, err)
+	x.mute()
+	outcome := make(chan error, 1)
+	check(t, p.SendAsync(ctx, client.Message{Value: []byte("unsure")}, func(_ client.MessageID, err error) { outcome <- err }))
+	r, err := connect(t, s.ServiceURL()).NewReader(ctx, client.ReaderConfig{Topic: "unsure"})
+	check(t, err)
+	for range 2 { // then it is stored
+		_, err := r.Next(ctx)
+		check(t, err)
+	}
+	check(t, r.Close(ctx))
+	bookie.Full()
+	x.cut()
+	if err := <-outcome; !errors.Is(err, client.ErrUnknownOutcome) {
+		t.Errorf("after a lost connection: %v, want ErrUnknownOutcome", err)
+	}
+	if _, err := p.Send(ctx, client.Message{Value: []byte("full")}); !errors.Is(err, serr.PersistenceError) || errors.Is(err, client.ErrUnknownOutcome) {
+		t.Errorf("refused at the first sending: %v, want a plain PersistenceError", err)
+	}
+	check(t, p.Close(ctx))
 }
 
 func TestLargestMessage(t *testing.T) {

@@ -76,7 +76,8 @@ type ProducerConfig struct {
 	// MaxPendingBytes bounds the messages without an acknowledgement; beyond, sending waits. 16 MiB.
 	MaxPendingBytes int64
 	// NoRetry has a failure that the broker reports for a message fail it, and those behind it, instead of
-	// their being sent again. Messages whose connection is lost are always sent again.
+	// their being sent again. Messages whose connection is lost are always sent again. A message that fails
+	// was not stored, unless its error is ErrUnknownOutcome.
 	NoRetry bool
 }
 
@@ -231,7 +232,17 @@ type pending struct {
 	frame []byte
 	cost  int64
 	batch bool
+	sent  int                      // how often it was sent
 	done  []func(MessageID, error) // one for each message, then those of Flush
+}
+
+// failure is what to report for the entry when it has failed with err. definite says that err is the broker's
+// answer to its latest sending, which so was not stored; of an earlier sending nobody knows.
+func (e *pending) failure(err error, definite bool) error {
+	if e.sent == 0 || definite && e.sent == 1 {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 }
 
 type batch struct {
@@ -357,6 +368,7 @@ func (p *partProducer) attach() (*session, chan struct{}, error) {
 		close(p.ready)
 	}
 	for _, e := range p.mu.pending {
+		e.sent++
 		s.post(e.frame)
 	}
 	p.mu.session, p.mu.progress, p.mu.lost = s, false, make(chan struct{})
@@ -374,7 +386,7 @@ func (p *partProducer) fail(err error) {
 	p.closeBatchLocked()
 	all := p.takeAllLocked()
 	p.mu.Unlock()
-	p.finish(all, err)
+	p.finish(all, err, false)
 }
 
 func (p *partProducer) takeAllLocked() []*pending {
@@ -383,9 +395,10 @@ func (p *partProducer) takeAllLocked() []*pending {
 	return all
 }
 
-func (p *partProducer) finish(all []*pending, err error) {
+func (p *partProducer) finish(all []*pending, cause error, definite bool) {
 	for _, e := range all {
 		p.room.Release(e.cost)
+		err := e.failure(cause, definite)
 		for _, f := range e.done {
 			if f != nil {
 				f(MessageID{}, err)
@@ -465,6 +478,7 @@ func (p *partProducer) enqueueLocked(e *pending, s wire.Send, payload []byte) {
 	e.frame = append(s.AppendFrame(make([]byte, 0, 64+len(payload)), len(payload)), payload...)
 	p.mu.pending = append(p.mu.pending, e)
 	if p.mu.session != nil {
+		e.sent++
 		p.mu.session.post(e.frame)
 	}
 }
@@ -508,7 +522,7 @@ func (p *partProducer) closeBatchLocked() {
 	payload, err := message.AppendBatchOf(nil, p.headerLocked(), b.b, b.n, b.first, last)
 	e := &pending{first: b.first, cost: b.cost, batch: true, done: b.done}
 	if err != nil { // the compression is not one: every message has the same fate
-		go p.finish([]*pending{e}, err)
+		go p.finish([]*pending{e}, err, true)
 	} else {
 		p.enqueueLocked(e, wire.Send{Messages: int32(b.n), HighestSequenceID: last}, payload)
 	}
@@ -604,7 +618,7 @@ func (p *partProducer) sendError(m *pb.CommandSendError) {
 	}
 	p.mu.Unlock()
 	p.c.log.Debug("message not stored", "topic", p.topic, "err", err)
-	p.finish(failed, err)
+	p.finish(failed, err, true)
 }
 
 // closed implements receiver.
