@@ -59,65 +59,101 @@ func (p *publisher) Append(ctx context.Context, name topicname.Name, records [][
 	if err != nil {
 		return 0, err
 	}
-	var mu sync.Mutex
-	var failed error
-	all := make(chan struct{})
-	left := len(records)
-	done := func(_ client.MessageID, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case failed != nil:
-		case err != nil:
-			failed = err
-		default:
-			acked++
-		}
-		if left--; left == 0 {
-			close(all)
-		}
-	}
+	sent := newAppend(len(records))
 	for i, r := range records {
 		// The producer keeps the message until it is acknowledged; the caller's buffer is its own.
-		err := f.producer.SendAsync(ctx, client.Message{Value: append([]byte(nil), r...)}, done)
+		err := f.producer.SendAsync(ctx, client.Message{Value: append([]byte(nil), r...)}, func(_ client.MessageID, err error) {
+			sent.outcome(i, err)
+		})
 		if err != nil {
-			mu.Lock()
-			if failed == nil {
-				failed = err
-			}
-			if left -= len(records) - i; left == 0 {
-				close(all)
-			}
-			mu.Unlock()
+			sent.refused(i, err)
 			break
 		}
 	}
-	var late error
-	if len(records) > 0 {
-		select {
-		case <-all:
-		case <-ctx.Done():
-			late = fmt.Errorf("no answer for a message: %w", filetree.ETIMEDOUT)
-		}
+	select {
+	case <-sent.all:
+	case <-ctx.Done():
 	}
-	mu.Lock()
-	n, failure := acked, failed
-	mu.Unlock()
-	if failure == nil {
-		failure = late
+	acked, err = sent.result()
+	p.give(name, f, err != nil)
+	return acked, err
+}
+
+// An appendCall collects the outcomes of the records of one Append.
+type appendCall struct {
+	all chan struct{} // closed when every record that was sent has its outcome
+	mu  struct {
+		sync.Mutex
+		outcomes []error // errNoAnswer where there is none yet
+		left     int
 	}
-	p.give(name, f, failure != nil)
+}
+
+// errNoAnswer is the outcome of a record that was sent and is still waited for.
+var errNoAnswer = fmt.Errorf("no answer for a message: %w", filetree.ETIMEDOUT)
+
+func newAppend(records int) *appendCall {
+	a := &appendCall{all: make(chan struct{})}
+	a.mu.outcomes = make([]error, records)
+	for i := range a.mu.outcomes {
+		a.mu.outcomes[i] = errNoAnswer
+	}
+	if a.mu.left = records; records == 0 {
+		close(a.all)
+	}
+	return a
+}
+
+func (a *appendCall) outcome(i int, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.outcomes[i] = err
+	if a.mu.left--; a.mu.left == 0 {
+		close(a.all)
+	}
+}
+
+// refused says that record i and those behind it were not sent.
+func (a *appendCall) refused(i int, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for j := i; j < len(a.mu.outcomes); j++ {
+		a.mu.outcomes[j] = err
+		a.mu.left--
+	}
+	if a.mu.left == 0 {
+		close(a.all)
+	}
+}
+
+// result is how many records were acknowledged, from the first on, and why the next one was not. Those before the
+// one that was refused count even if their acknowledgements come after the refusal: who writes them again would
+// publish them twice.
+func (a *appendCall) result() (acked int, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for acked < len(a.mu.outcomes) && a.mu.outcomes[acked] == nil {
+		acked++
+	}
+	if acked == len(a.mu.outcomes) {
+		return acked, nil
+	}
+	return acked, appendErrno(a.mu.outcomes[acked])
+}
+
+// appendErrno marks why a record was not acknowledged with an errno: ETIMEDOUT unless it surely was not stored.
+func appendErrno(err error) error {
 	switch {
-	case failure == nil:
-		return n, nil
-	case errors.Is(failure, client.ErrTooLarge):
-		return n, fmt.Errorf("%w: %w", failure, filetree.EMSGSIZE)
-	case errors.Is(failure, client.ErrClosed):
-		return n, fmt.Errorf("%w: %w", failure, filetree.ETIMEDOUT)
-	case failure == late:
-		return n, failure
+	case filetree.ErrnoOf(err) == filetree.ETIMEDOUT:
+		return err
+	case errors.Is(err, client.ErrUnknownOutcome):
+		return fmt.Errorf("%w: %w", err, filetree.ETIMEDOUT)
+	case errors.Is(err, client.ErrTooLarge):
+		return fmt.Errorf("%w: %w", err, filetree.EMSGSIZE)
+	case errors.Is(err, client.ErrClosed):
+		return fmt.Errorf("%w: %w", err, filetree.ENOTCONN)
 	}
-	return n, asErrno(failure)
+	return asErrno(err)
 }
 
 // take is the topic's producer, made if there is none; give returns it.
