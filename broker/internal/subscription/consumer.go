@@ -38,6 +38,7 @@ type Consumer struct {
 	// batch is what a round of dispatch sends to this consumer; it belongs to the dispatching goroutine.
 	batch []Message
 	ended bool // EndOfTopic was sent
+	gone  bool // it is none of the subscription's any more: what it still acknowledges does not count
 
 	lastAcked, lastConsumed, lastFlow time.Time
 
@@ -156,6 +157,10 @@ func (c *Consumer) ack(a Ack) error {
 	if s.mu.closed {
 		s.mu.Unlock()
 		return serr.ServiceNotReady.Errorf("subscription %q is closed", s.Name())
+	}
+	if c.gone {
+		s.mu.Unlock()
+		return serr.ConsumerNotFound.Errorf("the consumer was closed")
 	}
 	var messages int64
 	if a.Cumulative {

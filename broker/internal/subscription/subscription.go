@@ -315,6 +315,7 @@ func (s *Subscription) remove(c *Consumer) {
 		return
 	}
 	s.mu.consumers = slices.Delete(s.mu.consumers, i, i+1)
+	c.gone = true
 	if q := s.mu.queue; q != nil {
 		q.Remove(c.place)
 		if len(s.mu.consumers) == 0 {
@@ -418,6 +419,9 @@ func (s *Subscription) Seek(ctx context.Context, to SeekTarget) error {
 	consumers := s.mu.consumers
 	s.mu.consumers, s.mu.active, s.mu.queue = nil, nil, nil
 	s.mu.generation++
+	for _, c := range consumers {
+		c.gone = true
+	}
 	s.mu.Unlock()
 	for _, c := range consumers {
 		c.disconnect()

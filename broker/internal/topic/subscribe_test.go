@@ -485,6 +485,39 @@ func TestSeek(t *testing.T) {
 	}
 }
 
+// What a consumer acknowledges after a seek has closed it is of the past: the seek is not undone by a client that has not
+// heard of it yet.
+func TestLateAcksDoNotUndoASeek(t *testing.T) {
+	for _, typ := range []subscription.Type{subscription.Failover, subscription.Shared} {
+		t.Run(typ.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, d *brokertest.Domain) {
+				tp := d.Topic("t")
+				send(t, produce(t, tp), numbers(0, 10)...)
+				c := subscribe(t, tp, request(typ), 100)
+				ms := c.Take()
+				sub, err := tp.Subscription(c.Request().Subscription)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := sub.Seek(t.Context(), subscription.SeekTarget{Position: subscription.EarliestID}); err != nil {
+					t.Fatal(err)
+				}
+				late := ackOf(ms...)
+				if late.Cumulative = typ == subscription.Failover; late.Cumulative {
+					late = subscription.Ack{Cumulative: true, IDs: late.IDs[9:]}
+				}
+				var answer error
+				c.Ack(late, func(err error) { answer = err })
+				if answer == nil {
+					t.Errorf("%v: the late acknowledgement was taken", typ)
+				}
+				c.Close()
+				expect(t, subscribe(t, tp, request(typ), 100), numbers(0, 10)...)
+			})
+		})
+	}
+}
+
 func TestSubscribingWaitsForASeek(t *testing.T) {
 	bubble(t, func(t *testing.T, d *brokertest.Domain) {
 		tp := d.Topic("t")
