@@ -78,6 +78,7 @@ func TestNamespaces(t *testing.T) {
 	s.fails("POST", nsURL+"/maxTopicsPerNamespace", "-1", 412, "maxTopicsPerNamespace must be 0 or more")
 	s.fails("POST", nsURL+"/replication", `["other"]`, 403, "Invalid cluster id: other")
 	s.fails("POST", nsURL+"/retention", `{}`, 405, "HTTP 405 Method Not Allowed") // not enforced, so not taken
+	s.fails("DELETE", nsURL+"/retention", "", 405, "HTTP 405 Method Not Allowed") // and no topic "retention" of a domain "namespaces"
 
 	s.ok("PUT", nsURL+"/0xc0000000_0xffffffff/unload", "")
 	var unloaded []string

@@ -40,8 +40,8 @@ func (a *api) clusters() {
 	a.routes.add("GET", base+"/{cluster}/failureDomains", cluster(func(*request, string) (any, error) {
 		return map[string]any{}, nil
 	}))
-	a.routes.add("GET", base+"/{cluster}/failureDomains/{domain}", cluster(func(r *request, name string) (any, error) {
-		return nil, failure(http.StatusNotFound, "Domain %s for cluster %s does not exist", r.text("domain"), name)
+	a.routes.add("GET", base+"/{cluster}/failureDomains/{failure-domain}", cluster(func(r *request, name string) (any, error) {
+		return nil, failure(http.StatusNotFound, "Domain %s for cluster %s does not exist", r.text("failure-domain"), name)
 	}))
 	a.routes.add("GET", base+"/{cluster}/migrate", func(*request) (any, error) {
 		return nil, failure(http.StatusNotFound, "Cluster does not exist")

@@ -10,7 +10,7 @@ import (
 )
 
 // A router finds the handler for a method and an escaped path. A pattern is a path whose segments in braces
-// stand for any segment; of several patterns that match, the one with the earliest literal segment where they
+// stand for any segment ({domain} for those that are one); of several patterns that match, the one with the earliest literal segment where they
 // differ wins. (http.ServeMux refuses such patterns where neither is the narrower one.)
 type router struct {
 	byLength [maxSegments + 1][]route
@@ -90,7 +90,14 @@ func (r *router) find(method, escaped string) (handler, []string, error) {
 
 func (c *route) matches(segments []string) bool {
 	for i, s := range c.segments {
-		if !isVariable(s) && s != segments[i] || segments[i] == "" {
+		switch {
+		case segments[i] == "":
+			return false
+		case s == "{domain}": // not every word: a path of another resource is not that of a topic
+			if _, err := topicname.ParseDomain(segments[i]); err != nil {
+				return false
+			}
+		case !isVariable(s) && s != segments[i]:
 			return false
 		}
 	}
