@@ -344,3 +344,77 @@ func TestFullDiskIsSurvived(t *testing.T) {
 		t.Errorf("%d keys, %v, want %d", len(items), err, n)
 	}
 }
+
+// TestOpenReportsAFailingDisk fails every write of a first start, one after the other, and each sync: pebble would end
+// the process, or panic, for most of them.
+func TestOpenReportsAFailingDisk(t *testing.T) {
+	t.Parallel()
+	failed := 0
+	for at := 1; ; at++ {
+		ops := 0
+		var mu sync.Mutex
+		fs := errorfs.Wrap(vfs.NewCrashableMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+				if ops++; ops >= at { // it stays broken
+					return errorfs.ErrInjected
+				}
+			}
+			return nil
+		}))
+		s, err := Open(Config{Dir: "meta", FS: fs})
+		if err != nil {
+			if failed++; !errors.Is(err, errorfs.ErrInjected) {
+				t.Fatalf("write %d fails: Open = %v", at, err)
+			}
+			continue
+		}
+		s.Close()
+		if failed < 10 {
+			t.Fatalf("Open met %d failing writes only", failed)
+		}
+		return
+	}
+}
+
+// TestCloseReturnsWhenTheDiskFailsMeanwhile closes a node while a sync is under way that then fails.
+func TestCloseReturnsWhenTheDiskFailsMeanwhile(t *testing.T) {
+	t.Parallel()
+	var slow atomic.Bool
+	syncing, fail := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	fs := errorfs.Wrap(vfs.NewCrashableMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if !slow.Load() || op.Kind != errorfs.OpFileSync && op.Kind != errorfs.OpFileSyncData {
+			return nil
+		}
+		once.Do(func() { close(syncing) })
+		<-fail
+		return errorfs.ErrInjected
+	}))
+	s, err := Open(Config{Dir: "meta", FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow.Store(true)
+	done := make(chan error, 2)
+	go func() {
+		_, err := s.Store().Commit(context.Background(), raftmeta.Txn{Then: []raftmeta.Op{raftmeta.Next("n", 1)}})
+		done <- err
+	}()
+	<-syncing
+	closed := make(chan struct{})
+	go func() {
+		s.Close()
+		close(closed)
+	}()
+	if err := <-done; err == nil {
+		t.Error("a commit that was not synced is answered")
+	}
+	close(fail) // Close has begun: it has failed the commit
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second):
+		t.Fatal("Close does not return")
+	}
+}

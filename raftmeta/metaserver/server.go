@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -149,6 +150,7 @@ type Server struct {
 
 // A failure is what pebble may report before there is a node to stop.
 type failure struct {
+	over chan struct{} // closed once err is set
 	mu   sync.Mutex
 	err  error
 	node *node.Node
@@ -158,6 +160,7 @@ func (f *failure) set(err error) {
 	f.mu.Lock()
 	if f.err == nil {
 		f.err = err
+		close(f.over)
 	}
 	n := f.node
 	f.mu.Unlock()
@@ -178,18 +181,34 @@ func (f *failure) attach(n *node.Node) {
 }
 
 // Open starts the node of cfg.Dir and waits until it serves.
-func Open(cfg Config) (_ *Server, err error) {
-	cfg, err = cfg.withDefaults()
+func Open(cfg Config) (*Server, error) {
+	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, leases: lease.NewTable()}
 	s.mu.sessions = make(map[raftmeta.SessionID]*lease.Session)
+	s.early.over = make(chan struct{})
 	if err := checkPebbleFormat(cfg); err != nil {
 		return nil, err
 	}
-	if s.db, err = pebble.Open(cfg.Dir, s.options()); err != nil {
+	opened := make(chan error, 1)
+	go func() { opened <- s.open() }()
+	select {
+	case err = <-opened:
+	case <-s.early.over: // whoever met the failure may be stuck in pebble
+		err = s.early.err
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
+	}
+	return s, nil
+}
+
+func (s *Server) open() (err error) {
+	cfg := s.cfg
+	if s.db, err = openDB(cfg.Dir, s.options()); err != nil {
+		return err
 	}
 	defer func() {
 		if err != nil && s.node == nil { // a node that has failed leaves the database alone
@@ -198,19 +217,19 @@ func Open(cfg Config) (_ *Server, err error) {
 	}()
 	id, err := s.identity()
 	if err != nil {
-		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
+		return err
 	}
 	s.cluster = id.Cluster
 	machine, err := state.Load(node.View{R: s.db})
 	if err != nil {
-		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
+		return err
 	}
 	log, err := raftlog.Open(s.db, func() (uint64, uint64, *raftpb.ConfState) {
 		a := machine.Applied()
 		return a.Index, a.Term, node.ConfFromPB(a.Conf)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
+		return err
 	}
 	s.hub = watch.NewHub(source{s}, machine.Applied().Rev)
 	s.node, err = node.Start(node.Config{
@@ -219,16 +238,27 @@ func Open(cfg Config) (_ *Server, err error) {
 		Send: cfg.send, Ended: s.ended, Failed: s.failed,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
+		return err
 	}
 	s.early.attach(s.node)
 	if cfg.send != nil {
-		return s, nil // others may have to be up first
+		return nil // others may have to be up first
 	}
-	if err := s.node.Wait(context.Background()); err != nil {
-		return nil, fmt.Errorf("open metadata in %s: %w", cfg.Dir, err)
-	}
-	return s, nil
+	return s.node.Wait(context.Background())
+}
+
+// openDB opens the database. Pebble panics where it cannot sync its directory; no harm is done as long as nobody uses it.
+func openDB(dir string, o *pebble.Options) (_ *pebble.DB, err error) {
+	defer func() {
+		if why := recover(); why != nil {
+			cause, ok := why.(error)
+			if _, bug := why.(runtime.Error); bug || !ok {
+				panic(why)
+			}
+			err = cause
+		}
+	}()
+	return pebble.Open(dir, o)
 }
 
 // checkPebbleFormat looks at the database's format before pebble, whose answer to a newer one says nothing of

@@ -99,6 +99,7 @@ type Node struct {
 	wake    chan struct{} // capacity 1
 	failed  atomic.Pointer[error]
 	failing sync.Once
+	broken  chan struct{} // closed once failed is set
 	// solo says that this node leads alone and has applied all that was ever answered: what is applied can
 	// be read without asking anyone.
 	solo    atomic.Bool
@@ -159,7 +160,7 @@ type inbound struct {
 func Start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, machine: cfg.Machine,
-		stop: make(chan struct{}), stopped: make(chan struct{}), ready: make(chan struct{}), wake: make(chan struct{}, 1),
+		stop: make(chan struct{}), stopped: make(chan struct{}), broken: make(chan struct{}), ready: make(chan struct{}), wake: make(chan struct{}, 1),
 		staged: map[position]*snapshot.Staged{}, deadline: time.NewTimer(time.Hour),
 	}
 	n.deadline.Stop()
@@ -199,15 +200,16 @@ func (n *Node) Wait(ctx context.Context) error {
 	}
 }
 
-// Stop ends the node. Calls that wait fail with err, or with the reason why the node had failed before; then
-// Stop returns false at once, as a goroutine that hit the failure may be stuck in the store.
+// Stop ends the node. Calls that wait fail with err, or with the reason why the node had failed before. If it has
+// failed, or does so while it stops, Stop returns false at once, as a goroutine that hit the failure may be stuck in
+// the store.
 func (n *Node) Stop(err error) bool {
 	n.close(err)
-	if n.failed.Load() != nil {
-		return false
+	select {
+	case <-n.stopped:
+	case <-n.broken:
 	}
-	<-n.stopped
-	return true
+	return n.failed.Load() == nil
 }
 
 func (n *Node) close(err error) {
@@ -234,6 +236,7 @@ func (n *Node) Fail(cause error) {
 	n.failing.Do(func() {
 		err := fmt.Errorf("%w: the node has failed: %w", raftmeta.ErrUnavailable, cause)
 		n.failed.Store(&err)
+		close(n.broken)
 		n.solo.Store(false)
 		n.close(err)
 		n.cfg.Hub.Close(err)
