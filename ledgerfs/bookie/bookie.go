@@ -15,10 +15,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"path/filepath"
 
 	"github.com/daybook/daybook/ledgerfs"
+	"github.com/daybook/daybook/ledgerfs/internal/disk"
 	"github.com/daybook/daybook/ledgerfs/internal/store"
 	"github.com/daybook/daybook/raftmeta"
 )
@@ -39,6 +39,12 @@ type Config struct {
 	WriteCache int64
 	// MaxInFlight bounds, in bytes, the adds that wait for the disk; 64 MiB if 0.
 	MaxInFlight int64
+	// SegmentSize is the size in bytes of new segment files when the storage is formatted; if 0, up to 64 MiB by
+	// the size of the file system.
+	SegmentSize int64
+	// FS holds the directories; the operating system's if nil. Only packages of ledgerfs can name another, in
+	// their tests.
+	FS disk.FS
 	// Fatal is called once, from a goroutine of the store, when the disk can no longer be trusted. The
 	// process should end. From then on every call fails and nothing is acknowledged. Fatal must not call
 	// Close, which waits for that goroutine.
@@ -118,7 +124,11 @@ func Open(ctx context.Context, cfg Config) (*Bookie, error) {
 		return nil, errors.New("open bookie: ID, Dir and Meta must be set")
 	}
 	// A bookie that metadata knows must not be formatted anew because its disk is not mounted.
-	if _, err := os.Stat(filepath.Join(cfg.Dir, store.IdentityFile)); errors.Is(err, os.ErrNotExist) {
+	var files disk.FS = &disk.OS{}
+	if cfg.FS != nil {
+		files = cfg.FS
+	}
+	if ok, err := files.Exists(filepath.Join(cfg.Dir, store.IdentityFile)); err == nil && !ok {
 		if _, err := cfg.Meta.Get(ctx, CookieKey(cfg.ID)); err == nil {
 			return nil, fmt.Errorf("open bookie %s: %w: metadata knows this bookie, but %s is empty; bring back the right "+
 				"directory, or decommission the bookie before it starts empty", cfg.ID, ErrIdentity, cfg.Dir)
@@ -126,8 +136,8 @@ func Open(ctx context.Context, cfg Config) (*Bookie, error) {
 			return nil, fmt.Errorf("open bookie %s: cookie: %w", cfg.ID, err)
 		}
 	}
-	s, err := store.Open(store.Config{Dir: cfg.Dir, JournalDir: cfg.JournalDir, WriteCache: cfg.WriteCache,
-		MaxInFlight: cfg.MaxInFlight, Fatal: cfg.Fatal, Log: cfg.Log})
+	s, err := store.Open(store.Config{Dir: cfg.Dir, JournalDir: cfg.JournalDir, FS: cfg.FS, SegmentSize: cfg.SegmentSize,
+		WriteCache: cfg.WriteCache, MaxInFlight: cfg.MaxInFlight, Fatal: cfg.Fatal, Log: cfg.Log})
 	if err != nil {
 		return nil, fmt.Errorf("open bookie %s: %w", cfg.ID, err)
 	}

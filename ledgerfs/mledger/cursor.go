@@ -28,7 +28,8 @@ type Cursor struct {
 
 	// Guarded by l.cursors.mu.
 	acks   acks
-	dirty  *delta // what is not in the cursor ledger yet; nil if there is nothing
+	dirty  *delta // what is not in the cursor ledger yet, nor on its way there; nil if there is nothing
+	seq    uint64 // of the last acknowledgement; see cursorSet
 	props  map[string]string
 	active int64
 	closed bool
@@ -309,6 +310,7 @@ func (c *Cursor) changed() *delta {
 	}
 	s := &c.l.cursors
 	s.seq++
+	c.seq = s.seq
 	if !s.queued && s.err == nil {
 		s.queued = true
 		c.l.f.flushSoon(c.l, false)
@@ -518,7 +520,7 @@ func (c *Cursor) Stats() CursorStats {
 	defer c.unlock()
 	return CursorStats{
 		Name: c.name, Durable: c.durable, MarkDelete: c.acks.markDelete, Acked: slices.Clone(c.acks.ranges),
-		BatchAcks: len(c.acks.batches), Backlog: c.acks.backlog(f), Dirty: c.dirty != nil,
+		BatchAcks: len(c.acks.batches), Backlog: c.acks.backlog(f), Dirty: c.seq > c.l.cursors.safe,
 		Created: c.created, LastActive: c.active, Properties: c.props,
 	}
 }
