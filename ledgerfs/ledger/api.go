@@ -34,8 +34,8 @@ var (
 	ErrFenced = errors.New("ledger was fenced by another client")
 	// ErrClosed: the writer or client was closed, or the writer died of an earlier failure.
 	ErrClosed = errors.New("ledger writer is closed")
-	// ErrRefused: the members refused the entry before storing anything (no space, too much in flight); the
-	// writer lives on.
+	// ErrRefused: the members refused the entry before storing anything (no space, too much in flight), or
+	// AppendAt was called for another entry than the next; the writer lives on.
 	ErrRefused = errors.New("ledger append refused")
 	// ErrTimeout: too few members answered in time.
 	ErrTimeout = errors.New("ledger append timed out")

@@ -65,9 +65,10 @@ type op struct {
 // An event is one thing that happened to the writer.
 type event struct {
 	kind   eventKind
-	op     *op   // evAppend, evAnswer
-	member int   // evAnswer
-	err    error // evAnswer, evKill
+	op     *op              // evAppend, evAnswer
+	at     ledgerfs.EntryID // evAppend: what the entry must become, NoEntry for whatever comes next
+	member int              // evAnswer
+	err    error            // evAnswer, evKill
 }
 
 type eventKind uint8
@@ -108,7 +109,7 @@ func (fx *effects) release(o *op) {
 func (c *core) step(e event) (fx effects) {
 	switch e.kind {
 	case evAppend:
-		c.append(e.op, &fx)
+		c.append(e.op, e.at, &fx)
 	case evAnswer:
 		c.answer(e.op, e.member, e.err, &fx)
 	case evTick:
@@ -130,7 +131,7 @@ func (c *core) step(e event) (fx effects) {
 	return fx
 }
 
-func (c *core) append(o *op, fx *effects) {
+func (c *core) append(o *op, at ledgerfs.EntryID, fx *effects) {
 	switch c.state {
 	case coreClosing, coreDead:
 		if c.head == nil {
@@ -142,6 +143,18 @@ func (c *core) append(o *op, fx *effects) {
 		c.push(o)
 		return
 	case coreRefusing:
+		c.push(o)
+		return
+	}
+	if at != ledgerfs.NoEntry && at != c.next {
+		err := fmt.Errorf("%w: ledger %d is at entry %d, not %d", ErrRefused, c.id, c.next, at)
+		if c.head == nil {
+			fx.done(o.a, &failure{err, true})
+			o.a = nil
+			fx.release(o)
+			return
+		}
+		c.state, c.err = coreRefusing, err // in its turn
 		c.push(o)
 		return
 	}

@@ -508,6 +508,54 @@ func TestRefusalsRewindTheWriter(t *testing.T) {
 	})
 }
 
+// A caller who counts entries is refused, in its turn, where its count is wrong; the writer goes on.
+func TestAppendAtAnotherEntryIsRefused(t *testing.T) {
+	bubble(t, 3, func(t *testing.T, w *world, c *Client) {
+		wr := create(t, c, 3, 3, 2)
+		at := func(entry ledgerfs.EntryID) *waiter {
+			a := &waiter{done: make(chan struct{})}
+			a.Append = Append{Payload: []byte("x"), Done: a}
+			wr.AppendAt(&a.Append, entry)
+			return a
+		}
+		for _, busy := range []bool{false, true} {
+			next := wr.LastConfirmed() + 1
+			for i := range 3 {
+				w.member(wr, i).Hang()
+			}
+			var first *waiter
+			if busy {
+				first = at(next)
+				next++
+			}
+			wrong, behind := at(next+1), (*waiter)(nil)
+			if busy {
+				behind = at(next) // right, and behind the wrong one
+			}
+			for i := range 3 {
+				w.member(wr, i).Heal()
+			}
+			if busy {
+				if err := first.wait(); err != nil {
+					t.Fatal(err)
+				}
+				if err := behind.wait(); !errors.Is(err, ErrRefused) || !IsDefinite(err) {
+					t.Fatalf("behind a refused append: %v", err)
+				}
+			}
+			if err := wrong.wait(); !errors.Is(err, ErrRefused) || !IsDefinite(err) {
+				t.Fatalf("append at a wrong entry: %v", err)
+			}
+			if a := at(next); a.wait() != nil || a.Entry != next {
+				t.Fatalf("entry %d, want %d: %v", a.Entry, next, a.err)
+			}
+		}
+		if _, err := wr.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestPartialRefusalIsUnknown(t *testing.T) {
 	bubble(t, 3, func(t *testing.T, w *world, c *Client) {
 		wr := create(t, c, 3, 3, 2)

@@ -103,14 +103,18 @@ func (w *Writer) Install(ctx context.Context) error {
 
 // Append adds an entry and sets a.Entry. It does not wait: a.Done is told, possibly before Append returns. It
 // must be called by one goroutine at a time.
-func (w *Writer) Append(a *Append) {
+func (w *Writer) Append(a *Append) { w.AppendAt(a, ledgerfs.NoEntry) }
+
+// AppendAt is Append for a caller who counts the entries: if a would not become entry at, it is refused. That is so
+// when appends before it were refused, and their entries are used again, and the caller has not been told yet.
+func (w *Writer) AppendAt(a *Append, at ledgerfs.EntryID) {
 	o := ops.Get().(*op)
 	slots := o.slots
 	*o = op{a: a, slots: slots}
 	// The answers may complete a, and its owner use it again, while we are still sending.
 	payload, flags := a.Payload, a.Flags
 	w.mu.Lock()
-	fx := w.mu.core.step(event{kind: evAppend, op: o})
+	fx := w.mu.core.step(event{kind: evAppend, op: o, at: at})
 	wake := w.queueLocked(fx)
 	w.mu.Unlock()
 	if fx.send {

@@ -4,9 +4,9 @@
 //
 // Appends complete in the order in which they were issued. An acknowledged entry is never lost and keeps its
 // position and index for ever; indexes of messages count up without gaps over all ledgers of a topic. When an
-// append fails, every append issued before that failure was reported fails too, so that no producer's entries
-// are stored out of order; which of them were stored after all, only readers will tell. Appends issued after
-// that are taken again as soon as the topic can; see Append.Since for callers who cannot tell "issued before" from "after".
+// append fails, all that were issued and not completed fail too; which of them were stored after all, only readers
+// will tell. Later ones are taken again as soon as the topic can: whose entries must not overtake one another puts
+// them on one Line, which ends with its first failure.
 //
 // An acknowledgement of a durable cursor is lost only by a crash within Config.FlushInterval after it; after
 // Close none is.
@@ -111,16 +111,23 @@ type Append struct {
 	Messages int
 	// LeastPublishTime and GreatestPublishTime of its messages, ms since 1970; 0 if unknown.
 	LeastPublishTime, GreatestPublishTime int64
-	// Since, if not 0, is what Ledger.Failures said before the caller made sure that none of its own appends had
-	// failed: if any has failed since, this one is rejected at once, ErrRejected, lest it overtake the failed one.
-	Since uint64
-	Done  Appender
+	// Line, if not nil, is the sequence of appends that this one belongs to.
+	Line *Line
+	Done Appender
 
 	// Position of the entry, and Index of its last message; set before completion.
 	Position ledgerfs.Position
 	Index    int64
 
 	p pending
+}
+
+// A Line is a sequence of appends to one Ledger, say of one producer: once one of them has failed every later one is
+// rejected, ErrRejected, whether or not the caller has been told of the failure yet. So none is stored or acknowledged
+// that an earlier one is missing before. Whoever sends again what has failed begins a new Line, after all appends of
+// the old one have completed. The zero Line is ready for use.
+type Line struct {
+	failed bool // guarded by the lock of the Ledger
 }
 
 // A Listener is told that a topic has grown (or was trimmed, terminated or closed). Calls are coalesced: one

@@ -25,6 +25,7 @@ type producer struct {
 
 // A connection ends with the first failure.
 type connection struct {
+	line    Line
 	broken  bool
 	pending int
 }
@@ -43,8 +44,7 @@ type send struct {
 
 type chaos struct {
 	mu    chan struct{} // a lock that synctest can see through
-	rt    *rapid.T
-	fault string // the first violation, reported by the test's goroutine
+	fault string        // the first violation, reported by the test's goroutine
 }
 
 func (s *send) AppendCompleted(_ *Append, err error) {
@@ -62,6 +62,31 @@ func (s *send) AppendCompleted(_ *Append, err error) {
 	s.p.first = max(s.p.first, s.n+1)
 }
 
+// bubble runs one case of a property in virtual time. A failure of rt or of the TB that f gets is a panic, which would
+// end the process if it left the bubble's goroutine: it is carried out, so that rapid shrinks the case and prints how
+// to run it again.
+func bubble(t *testing.T, rt *rapid.T, f func(t testing.TB)) {
+	var failure any
+	synctest.Test(t, func(t *testing.T) {
+		defer func() { failure = recover() }()
+		f(property{t, rt})
+	})
+	if failure != nil {
+		panic(failure)
+	}
+}
+
+// A property is the test that a bubble runs in, and fails as the case of the property.
+type property struct {
+	testing.TB
+	rt *rapid.T
+}
+
+func (p property) Fatal(args ...any)                 { p.rt.Fatal(args...) }
+func (p property) Fatalf(format string, args ...any) { p.rt.Fatalf(format, args...) }
+func (p property) Error(args ...any)                 { p.rt.Error(args...) }
+func (p property) Errorf(format string, args ...any) { p.rt.Errorf(format, args...) }
+
 // Whatever fails, and whenever the process dies or is taken for dead and goes on: every acknowledged entry is at its
 // position with its bytes, indexes have no gap, and each producer's entries are in order, repetitions of unacknowledged
 // ones aside.
@@ -75,10 +100,10 @@ func TestAcknowledgedEntriesSurviveEverything(t *testing.T) {
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
 			return step{rapid.IntRange(0, 19).Draw(rt, "kind"), rapid.IntRange(0, 2).Draw(rt, "arg")}
 		}), 5, 80).Draw(rt, "steps")
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, rt, func(t testing.TB) {
 			w := newWorld(t, 3)
 			w.now.Store(0)
-			c := &chaos{mu: make(chan struct{}, 1), rt: rt}
+			c := &chaos{mu: make(chan struct{}, 1)}
 			producers := []*producer{newProducer(0), newProducer(1)}
 			p := w.start()
 			l := p.open("a", o)
@@ -115,7 +140,7 @@ func TestAcknowledgedEntriesSurviveEverything(t *testing.T) {
 				pr.conn.pending++
 				s := &send{p: pr, c: pr.conn, n: n, gen: c}
 				unlock()
-				s.Append = Append{Payload: fmt.Appendf(nil, "%d %d", pr.id, n), Messages: 1, Done: s}
+				s.Append = Append{Payload: fmt.Appendf(nil, "%d %d", pr.id, n), Messages: 1, Line: &s.c.line, Done: s}
 				l.Append(&s.Append)
 			}
 			for _, s := range steps {
@@ -271,7 +296,7 @@ func TestOnlyAcknowledgedEntriesAreTrimmed(t *testing.T) {
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
 			return step{rapid.IntRange(0, 15).Draw(rt, "kind"), rapid.IntRange(0, 1000).Draw(rt, "arg")}
 		}), 5, 80).Draw(rt, "steps")
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, rt, func(t testing.TB) {
 			ctx := context.Background()
 			w := newWorld(t, 1)
 			w.now.Store(0)

@@ -34,12 +34,11 @@ type core struct {
 	unsent     *Append // the first in the list that was not sent
 	inflight   int
 
-	stop     error // no append is taken any more
-	cause    error // of the failing
-	alive    bool  // failing: the writer has survived
-	reported bool  // failing: nothing has been rejected since the last report
-	retryAt  int64 // ms: not before then is a ledger created again
-	lastErr  error // why the last creation failed
+	stop    error // no append is taken any more
+	cause   error // of the failing
+	alive   bool  // failing: the writer has survived
+	retryAt int64 // ms: not before then is a ledger created again
+	lastErr error // why the last creation failed
 
 	failures, added int64
 }
@@ -71,8 +70,7 @@ const (
 	coreOpen
 	// coreDraining: the next ledger is there; appends wait until the current one is wholly confirmed.
 	coreDraining
-	// coreFailing: an append has failed. Until all in flight have failed too, and all of these failures were
-	// reported, every append is rejected.
+	// coreFailing: an append has failed. When all in flight have failed too, those behind them are rejected.
 	coreFailing
 	// coreRecovering: the current ledger's end is being found.
 	coreRecovering
@@ -99,7 +97,6 @@ const (
 	evAppend    eventKind = iota + 1 // a was issued
 	evSend                           // the driver can send the next unsent append
 	evDone                           // a is stored, or failed
-	evReported                       // the failures of the done list before were delivered
 	evCreated                        // ledger id is ready, or could not be created
 	evClosed                         // the old ledger is closed and recorded
 	evRecovered                      // the ledger's end is known: index, last; or not yet: err
@@ -120,13 +117,15 @@ type effects struct {
 	sealed   current
 	adopted  bool // standby has become the first current ledger, or the one after a recovery
 	grown    bool // confirmed has moved
-	report   bool // after the done list was delivered: evReported
 
 	doneFirst, doneLast *Append
 }
 
 func (fx *effects) done(a *Append, err error) {
 	a.p.err, a.p.next = err, nil
+	if err != nil && a.Line != nil {
+		a.Line.failed = true
+	}
 	if fx.doneLast == nil {
 		fx.doneFirst = a
 	} else {
@@ -143,8 +142,6 @@ func (c *core) step(e event) (fx effects) {
 		c.sendNext(e, &fx)
 	case evDone:
 		c.done(e, &fx)
-	case evReported:
-		c.afterReport(&fx)
 	case evCreated:
 		c.created(e, &fx)
 	case evClosed:
@@ -195,17 +192,20 @@ func (c *core) pop() *Append {
 }
 
 func (c *core) append(e event, fx *effects) {
-	// While failing it is rejected in its turn; later, those of its caller before it have been completed.
-	if e.a.Since != 0 && e.a.Since != uint64(c.failures)+1 && c.state != coreFailing {
-		fx.done(e.a, fmt.Errorf("%w: another has failed meanwhile", ErrRejected))
+	// While failing it is rejected in its turn. Otherwise nothing of its line is pending: what was, failed before it.
+	if e.a.Line != nil && e.a.Line.failed && c.state != coreFailing {
+		err := c.stop
+		if err == nil {
+			err = fmt.Errorf("%w: an earlier append of its line failed", ErrRejected)
+		}
+		c.failures++
+		fx.done(e.a, err)
 		return
 	}
 	c.push(e.a)
 	switch {
 	case c.stop != nil:
 		c.rejectUnsentIfStopped(fx)
-	case c.state == coreFailing:
-		c.rejectWhileFailing(fx)
 	case c.state == coreIdle:
 		if c.tooSoon(e.now) && !c.creating {
 			c.failUnsent(c.lastErr, fx)
@@ -271,19 +271,22 @@ func (c *core) done(e event, fx *effects) {
 		fx.grown = true
 		fx.done(a, nil)
 	} else {
+		err := mapError(e.err)
 		if c.state != coreFailing {
 			c.state, c.cause = coreFailing, e.err
+		} else if ledger.IsDefinite(e.err) {
+			err = c.behind() // the cause says more
 		}
 		c.alive = e.alive
 		c.failures++
-		fx.done(a, mapError(e.err))
+		fx.done(a, err)
 	}
 	if c.inflight > 0 {
 		return
 	}
 	switch {
 	case c.state == coreFailing:
-		c.rejectWhileFailing(fx)
+		c.endFailing(fx)
 	case c.stop != nil:
 		c.rejectUnsentIfStopped(fx)
 	case c.state == coreDraining:
@@ -317,37 +320,23 @@ func (c *core) rejectUnsentIfStopped(fx *effects) {
 	}
 }
 
-// rejectWhileFailing completes what was issued after a failure and before that was reported, once nothing is
-// in flight.
-func (c *core) rejectWhileFailing(fx *effects) {
-	if c.inflight > 0 {
-		return
+// behind is the error of an append of which nothing was written because one before it failed.
+func (c *core) behind() error {
+	if errors.Is(c.cause, ledgerfs.ErrNoSpace) && ledger.IsDefinite(c.cause) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, c.cause)
 	}
-	err := c.stop
-	if err == nil {
-		err = fmt.Errorf("%w: an earlier append failed: %w", ErrRejected, c.cause)
-		if errors.Is(c.cause, ledgerfs.ErrNoSpace) && ledger.IsDefinite(c.cause) {
-			err = fmt.Errorf("%w: %w", ErrNoSpace, c.cause)
-		}
-	}
-	c.failUnsent(err, fx)
-	fx.report = true
+	return fmt.Errorf("%w: an earlier append failed: %w", ErrRejected, c.cause)
 }
 
-// afterReport leaves the failing state: the callers know, and may append again.
-func (c *core) afterReport(fx *effects) {
-	if c.state != coreFailing || c.inflight > 0 {
-		return
+// endFailing leaves the failing state, once nothing is in flight: what was issued behind the failed ones is rejected,
+// what comes later may be taken again.
+func (c *core) endFailing(fx *effects) {
+	err := c.stop
+	if err == nil {
+		err = c.behind()
 	}
-	if c.head != nil {
-		c.rejectWhileFailing(fx)
-		return
-	}
+	c.failUnsent(err, fx)
 	c.nextIndex = c.confIndex
-	if c.cur.id == 0 {
-		c.state = coreIdle
-		return
-	}
 	if c.alive {
 		c.state = coreOpen
 		c.cur.sent, c.cur.sentBytes = c.cur.entries, c.cur.bytes

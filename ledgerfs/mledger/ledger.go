@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/daybook/daybook/ledgerfs"
@@ -35,8 +34,6 @@ type Ledger struct {
 
 	sendMu sync.Mutex // the order of appends
 
-	failures atomic.Uint64 // core.failures, to be read without mu
-
 	mu struct {
 		sync.Mutex
 		core       core
@@ -46,7 +43,6 @@ type Ledger struct {
 		standby    *ledger.Writer
 		doneFirst  *Append
 		doneLast   *Append
-		report     bool // when the done list is delivered, tell the core
 		delivering bool
 		listeners  []Listener // replaced, never changed
 		waiters    []chan struct{}
@@ -99,9 +95,6 @@ func (l *Ledger) Append(a *Append) {
 	l.act(fx)
 }
 
-// Failures changes whenever an append has failed; see Append.Since. It is never 0.
-func (l *Ledger) Failures() uint64 { return l.failures.Load() + 1 }
-
 // send writes the prefix before the payload and gives the entry to the writer; sendMu is held.
 func (l *Ledger) send(w *ledger.Writer, a *Append) {
 	n := a.p.prefix.size()
@@ -114,7 +107,7 @@ func (l *Ledger) send(w *ledger.Writer, a *Append) {
 		b = append(AppendPrefix(b, a.p.prefix), a.Payload[a.Headroom:]...)
 	}
 	a.p.entry = ledger.Append{Payload: b, Done: &a.p}
-	w.Append(&a.p.entry)
+	w.AppendAt(&a.p.entry, a.Position.Entry)
 }
 
 // AppendCompleted is the ledger's answer.
@@ -146,7 +139,6 @@ func (l *Ledger) apply(e event) {
 // stepLocked drives the core and does what must happen in the same instant.
 func (l *Ledger) stepLocked(e event) effects {
 	fx := l.mu.core.step(e)
-	l.failures.Store(uint64(l.mu.core.failures))
 	if fx.doneFirst != nil {
 		if l.mu.doneLast == nil {
 			l.mu.doneFirst = fx.doneFirst
@@ -155,7 +147,6 @@ func (l *Ledger) stepLocked(e event) effects {
 		}
 		l.mu.doneLast = fx.doneLast
 	}
-	l.mu.report = l.mu.report || fx.report
 	switch {
 	case fx.switched:
 		old := l.mu.writer
@@ -194,7 +185,7 @@ func (l *Ledger) goLocked(f func()) {
 
 // act does what may happen after the lock.
 func (l *Ledger) act(fx effects) {
-	if fx.doneFirst != nil || fx.report {
+	if fx.doneFirst != nil {
 		l.deliver()
 	}
 	if fx.grown {
@@ -210,9 +201,9 @@ func (l *Ledger) deliver() {
 		return
 	}
 	l.mu.delivering = true
-	for l.mu.doneFirst != nil || l.mu.report {
-		a, report := l.mu.doneFirst, l.mu.report
-		l.mu.doneFirst, l.mu.doneLast, l.mu.report = nil, nil, false
+	for l.mu.doneFirst != nil {
+		a := l.mu.doneFirst
+		l.mu.doneFirst, l.mu.doneLast = nil, nil
 		l.mu.Unlock()
 		for a != nil {
 			next, err := a.p.next, a.p.err
@@ -221,9 +212,6 @@ func (l *Ledger) deliver() {
 			a = next
 		}
 		l.mu.Lock()
-		if report {
-			l.stepLocked(event{kind: evReported, now: l.f.cfg.Clock()})
-		}
 	}
 	l.mu.delivering = false
 	l.mu.Unlock()

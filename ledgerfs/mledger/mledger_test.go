@@ -413,35 +413,92 @@ func TestNoSpaceRefusesBeforeAnythingIsWrittenAndEnds(t *testing.T) {
 	equal(t, contents(t, l), []string{"one", "two"})
 }
 
-// An append that is issued from the moment of a failure until it is reported fails too: otherwise what a producer sent
-// later could be stored, and what it sent before not.
-func TestNothingPassesAFailureBeforeItIsReported(t *testing.T) {
+// On one line, nothing passes a failure, whenever the caller is told of it: otherwise what a producer sent later could
+// be stored, and what it sent before not. Others are not held up, nor is the next line.
+func TestNothingPassesAFailureOfItsLine(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1)
 	l := w.start().open("a", Options{})
 	mustPublish(t, l, "one")
 	w.At(0).FailAdds(1, ledgerfs.ErrNoSpace)
-	reported, release := make(chan struct{}), make(chan struct{})
-	bad := &blocking{reported: reported, release: release}
-	bad.Append = Append{Payload: []byte("bad"), Messages: 1, Done: bad}
-	l.Append(&bad.Append)
-	<-reported // its completion is running, and does not return
-	late := publish(l, "late", 1)
-	close(release)
-	if err := late.wait(); err == nil {
-		t.Fatal("an append that was issued before the failure was reported is stored")
+	line := new(Line)
+	on := func(line *Line, payload string) *result {
+		r := &result{done: make(chan struct{})}
+		r.Append = Append{Payload: []byte(payload), Messages: 1, Line: line, Done: r}
+		l.Append(&r.Append)
+		return r
 	}
-	mustPublish(t, l, "two")
-	equal(t, contents(t, l), []string{"one", "two"})
+	bad := newBlocking("bad")
+	bad.Line = line
+	l.Append(&bad.Append)
+	<-bad.told // its completion is running, and does not return
+	early, other := on(line, "early"), on(new(Line), "other")
+	close(bad.release)
+	if err := early.wait(); !errors.Is(err, ErrRejected) {
+		t.Fatalf("append before the failure was reported: %v", err)
+	}
+	if err := other.wait(); err != nil {
+		t.Fatalf("append on another line: %v", err)
+	}
+	// Long after the report, as it is when the caller decided on it before.
+	late := on(line, "late")
+	if err := late.wait(); !errors.Is(err, ErrRejected) {
+		t.Fatalf("append after the failure was reported: %v", err)
+	}
+	if err := on(new(Line), "two").wait(); err != nil {
+		t.Fatalf("append on the next line: %v", err)
+	}
+	equal(t, contents(t, l), []string{"one", "other", "two"})
 }
 
+// An append that reaches the writer after it has taken back the entries of refused ones, and before this package hears
+// of that, has a position and an index that are wrong by then: it fails, too.
+func TestNothingIsStoredAtATakenBackPosition(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		l := w.start().open("a", Options{Ensemble: 2, WriteQuorum: 1, AckQuorum: 1})
+		mustPublish(t, l, "zero")
+		before := w.At(0).Adds()
+		first := newBlocking("one")
+		l.Append(&first.Append)
+		<-first.told // and holds up the answers that come after it
+		// The next entry goes to the other bookie.
+		other := w.At(0)
+		if other.Adds() > before {
+			other = w.At(1)
+		}
+		other.FailAdds(1, ledgerfs.ErrNoSpace)
+		refused := publish(l, "refused", 1)
+		synctest.Wait()
+		late := publish(l, "late", 1)
+		synctest.Wait()
+		close(first.release)
+		if err := refused.wait(); !errors.Is(err, ErrNoSpace) {
+			t.Fatalf("append without space: %v", err)
+		}
+		if err := late.wait(); !errors.Is(err, ErrNoSpace) {
+			t.Fatalf("append at a position that was taken back: %v", err)
+		}
+		mustPublish(t, l, "two")
+		equal(t, contents(t, l), []string{"zero", "one", "two"})
+	})
+}
+
+// A blocking append's completion does not return before release.
 type blocking struct {
 	Append
-	reported, release chan struct{}
+	told, release chan struct{}
+}
+
+func newBlocking(payload string) *blocking {
+	b := &blocking{told: make(chan struct{}), release: make(chan struct{})}
+	b.Append = Append{Payload: []byte(payload), Messages: 1, Done: b}
+	return b
 }
 
 func (b *blocking) AppendCompleted(*Append, error) {
-	close(b.reported)
+	close(b.told)
 	<-b.release
 }
 

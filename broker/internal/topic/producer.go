@@ -27,6 +27,9 @@ type Producer struct {
 
 	sends, bytes atomic.Int64 // in flight
 
+	// line keeps a send that was decided on before a failure was known from overtaking the failed one.
+	line mledger.Line
+
 	msgIn, bytesIn meter.Meter
 
 	// mu orders what the sink is told; it is held while the sink is called. Nothing but the sink's own lock is taken
@@ -395,7 +398,6 @@ var entries = sync.Pool{New: func() any { return new(entry) }}
 // storage. The outcome comes to the sink, in order.
 func (p *Producer) Send(s Send) {
 	var m message.Entry
-	since := p.topic.ledger.Failures() // read before failed: a failure in between must not be overtaken
 	err := p.check(&s, &m)
 	p.mu.Lock()
 	if p.mu.halted || !p.mu.ready {
@@ -416,7 +418,7 @@ func (p *Producer) Send(s Send) {
 
 	e := entries.Get().(*entry)
 	e.p, e.seq, e.high, e.size = p, s.SequenceID, s.HighestSequenceID, int64(len(s.Payload)-s.Headroom)
-	e.Append.Payload, e.Append.Headroom, e.Append.Since = s.Payload, s.Headroom, since
+	e.Append.Payload, e.Append.Headroom, e.Append.Line = s.Payload, s.Headroom, &p.line
 	e.Append.Messages = m.Count()
 	if m.Meta.IsMarker {
 		e.Append.Messages = 0
