@@ -291,7 +291,7 @@ func (q *Queue) Due(now int64) (next int64) {
 
 // Deal offers a new entry, in log order.
 func (q *Queue) Deal(e Entry) (*Consumer, Outcome) {
-	if e.Key != 0 && !q.Unordered && q.waiting.keys[e.Key] > 0 {
+	if e.Key != 0 && !q.Unordered && len(q.waiting.keys[e.Key]) > 0 {
 		q.waiting.add(e.Position, e.Key)
 		return nil, Kept
 	}
@@ -519,8 +519,9 @@ func (d *delays) pop() wait {
 // A waitList is a set of positions in log order, with their keys.
 type waitList struct {
 	list []wait
-	// keys counts the entries of each key other than 0.
-	keys map[int32]int32
+	// keys holds the positions of each key other than 0, in log order: a consumer that is behind on its keys has many
+	// wait, and each is dealt only if it is the first of its key.
+	keys map[int32][]ledgerfs.Position
 }
 
 type wait struct {
@@ -542,22 +543,42 @@ func (l *waitList) find(p ledgerfs.Position) (int, bool) {
 	return slices.BinarySearchFunc(l.list, p, func(w wait, p ledgerfs.Position) int { return w.pos.Compare(p) })
 }
 
-func (l *waitList) count(key, n int32) {
-	if key == 0 {
+// note enters a position under its key.
+func (l *waitList) note(w wait) {
+	if w.key == 0 {
 		return
 	}
 	if l.keys == nil {
-		l.keys = make(map[int32]int32)
+		l.keys = make(map[int32][]ledgerfs.Position)
 	}
-	if l.keys[key] += n; l.keys[key] == 0 {
-		delete(l.keys, key)
+	ps := l.keys[w.key]
+	i := len(ps)
+	if i > 0 && w.pos.Less(ps[i-1]) {
+		i, _ = slices.BinarySearchFunc(ps, w.pos, ledgerfs.Position.Compare)
+	}
+	l.keys[w.key] = slices.Insert(ps, i, w.pos)
+}
+
+// forget takes a position from its key.
+func (l *waitList) forget(w wait) {
+	if w.key == 0 {
+		return
+	}
+	ps := l.keys[w.key]
+	switch i, _ := slices.BinarySearchFunc(ps, w.pos, ledgerfs.Position.Compare); {
+	case len(ps) == 1:
+		delete(l.keys, w.key)
+	case i == 0:
+		l.keys[w.key] = ps[1:]
+	default:
+		l.keys[w.key] = slices.Delete(ps, i, i+1)
 	}
 }
 
 func (l *waitList) add(p ledgerfs.Position, key int32) {
 	if i, ok := l.find(p); !ok {
 		l.list = slices.Insert(l.list, i, wait{p, key})
-		l.count(key, 1)
+		l.note(wait{p, key})
 	}
 }
 
@@ -571,34 +592,32 @@ func (l *waitList) merge(ws []wait) {
 		return
 	}
 	for _, w := range ws {
-		l.count(w.key, 1)
+		l.note(w)
 	}
 	l.list = append(l.list, ws...)
 	slices.SortFunc(l.list, func(a, b wait) int { return a.pos.Compare(b.pos) })
 }
 
 func (l *waitList) removeAt(i int) {
-	l.count(l.list[i].key, -1)
-	if i == 0 { // the usual case: no copying
+	l.forget(l.list[i])
+	if i < len(l.list)/2 { // the usual case, the first of all in particular: what is before it moves up
+		copy(l.list[1:i+1], l.list[:i])
 		l.list = l.list[1:]
 		return
 	}
 	l.list = slices.Delete(l.list, i, i+1)
 }
 
-// before reports whether an earlier entry with the key of the i-th waits.
+// before reports whether an earlier entry with the key of the i-th, which is not 0, waits.
 func (l *waitList) before(i int) bool {
-	key := l.list[i].key
-	if l.keys[key] == 1 {
-		return false
-	}
-	return slices.ContainsFunc(l.list[:i], func(w wait) bool { return w.key == key })
+	w := l.list[i]
+	return l.keys[w.key][0] != w.pos
 }
 
 func (l *waitList) removeThrough(p ledgerfs.Position) {
 	n := 0
 	for n < len(l.list) && !p.Less(l.list[n].pos) {
-		l.count(l.list[n].key, -1)
+		l.forget(l.list[n])
 		n++
 	}
 	l.list = l.list[n:]
