@@ -561,3 +561,45 @@ func BenchmarkDealAndAck(b *testing.B) {
 		i++
 	}
 }
+
+// BenchmarkKeysBehind deals the entries of three consumers: one takes nothing, so that a look-ahead full of its
+// entries waits, one is always some hundred entries behind, one keeps up.
+func BenchmarkKeysBehind(b *testing.B) {
+	q := &Queue{Keys: &Keys{}, LookAhead: 1 << 30}
+	stuck, late, quick := add(b, q, 0, 0), add(b, q, 0, 1<<40), add(b, q, 0, 1<<40)
+	keys := map[*Consumer][]int32{}
+	for key := int32(1); key < HashRange; key += 97 {
+		c := q.Keys.Owner(key)
+		keys[c] = append(keys[c], key)
+	}
+	next := 0
+	deal := func(c *Consumer) {
+		p := ledgerfs.Position{Ledger: 1, Entry: ledgerfs.EntryID(next)}
+		if c, out := q.Deal(Entry{Position: p, Messages: 1, Key: keys[c][next%len(keys[c])]}); out == Dealt {
+			q.Acked(c, p)
+		}
+		next++
+	}
+	for range 15_000 {
+		deal(stuck)
+	}
+	const each = 250
+	var plan []ledgerfs.Position
+	b.ReportAllocs()
+	for b.Loop() {
+		q.Pause(late, true)
+		for range each {
+			deal(late)
+			deal(quick)
+		}
+		q.Pause(late, false)
+		for plan, _ = q.Plan(plan[:0], each); len(plan) > 0; plan, _ = q.Plan(plan[:0], each) {
+			for _, p := range plan {
+				if c, out := q.DealAgain(Entry{Position: p, Messages: 1}); out == Dealt {
+					q.Acked(c, p)
+				}
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(2*each), "ns/entry")
+}
