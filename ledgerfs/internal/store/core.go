@@ -68,6 +68,7 @@ type seg struct {
 	first  segment.Chain  // the batch before the first here
 	last   segment.Chain  // the last batch here
 	index  *segment.Index // nil once the segment is sealed and indexed
+	fresh  int64          // the file was never written from here on; 0 if it was, all of it
 	grow   int            // bound on what records taken but not published will add to the footer
 	flying int            // batches taken, not yet completed
 	rolled bool           // no batch goes here any more
@@ -112,18 +113,20 @@ type hole struct {
 type eventKind uint8
 
 const (
-	evAdd     eventKind = iota // add: it arrived
-	evDecided                  // add: the slow path found it new (err nil), or what to answer; stored says it exists
-	evOp                       // op: write its record; gen as for tombstone checks
-	evTake                     // the journal is free
-	evWritten                  // batch: it is durable, or err
-	evDone                     // batch: its callers were told
-	evReady                    // seg: it is prepared
-	evNoRoom                   // a segment could not be prepared for want of room
-	evSpace                    // low: the file system's room was measured
-	evSealed                   // seg: it is in the index
-	evApplied                  // ids: tombstones are in the index
-	evFail                     // err: the disk cannot be trusted
+	evAdd      eventKind = iota // add: it arrived
+	evDecided                   // add: the slow path found it new (err nil), or what to answer; stored says it exists
+	evOp                        // op: write its record; gen as for tombstone checks
+	evTake                      // the journal is free
+	evWritten                   // batch: it is durable, or err
+	evDone                      // batch: its callers were told
+	evReady                     // seg: it is prepared
+	evRefill                    // there is time to fill a prepared segment that was made in haste
+	evRefilled                  // seg: it is prepared again
+	evNoRoom                    // a segment could not be prepared for want of room
+	evSpace                     // low: the file system's room was measured
+	evSealed                    // seg: it is in the index
+	evApplied                   // ids: tombstones are in the index
+	evFail                      // err: the disk cannot be trusted
 	evClose
 )
 
@@ -150,6 +153,7 @@ type effects struct {
 	one     pending   // tell its caller, if there is one
 	seal    *seg
 	prepare bool // another segment is wanted
+	refill  *seg // taken back to be filled; answered by evRefilled
 	slow    bool // core.slow has grown
 	deleted bool // core.deleted has grown
 	retry   bool // evOp: gen is outdated
@@ -191,6 +195,11 @@ func (c *core) Step(e event) (fx effects) {
 		}
 		fx.wake = true
 		fx.prepare = len(c.ready) == 0
+	case evRefill:
+		c.takeBack(&fx)
+	case evRefilled:
+		c.ready = slices.Insert(c.ready, 0, e.seg)
+		fx.wake = true
 	case evNoRoom:
 		c.noRoom = true
 		fx.wake = true
@@ -524,6 +533,21 @@ func (c *core) place(b *batch, fx *effects) bool {
 	s.grow += grow
 	s.flying++
 	return true
+}
+
+// takeBack takes the prepared segment back if it is not filled and will not be needed soon. Until it is back a batch
+// that finds the active one full waits, which the filler notices.
+func (c *core) takeBack(fx *effects) {
+	if len(c.ready) != 1 || c.ready[0].fresh == 0 || c.busy() || c.noRoom || c.low || c.failed != nil || c.closed {
+		return
+	}
+	fx.refill = c.ready[0]
+	c.ready = c.ready[:0]
+}
+
+// busy reports whether the next segment will be needed soon.
+func (c *core) busy() bool {
+	return c.active == nil || c.active.left() < c.active.size/2 || len(c.queue) > 0
 }
 
 // roll ends the active segment.

@@ -46,7 +46,35 @@ func (s *Store) prepare() {
 			}
 			s.step(event{kind: evReady, seg: g})
 		}
+		if g := s.step(event{kind: evRefill}).refill; g != nil {
+			var err error
+			g.fresh, err = s.fill(g.files.w, g.fresh, g.size, s.urgent)
+			s.step(event{kind: evRefilled, seg: g})
+			if err != nil {
+				s.fail(fmt.Errorf("fill segment %d: %w", g.number, err))
+			}
+		}
 	}
+}
+
+// fillChunk is how much of a segment is filled at a time: what a batch that wants the segment may have to wait for.
+const fillChunk = 1 << 20
+
+// fill writes zeroes to a segment's file from an offset on until it is full or urgent. It returns where it stopped, 0 if
+// nothing is left to be filled.
+func (s *Store) fill(w disk.File, from, size int64, urgent func() bool) (fresh int64, err error) {
+	zero := disk.AlignedBlock(fillChunk)
+	for off := from; off < size; {
+		if urgent() {
+			return off, nil
+		}
+		n := min(int64(len(zero)), size-off)
+		if err := w.WriteAt(zero[:n], off); err != nil {
+			return off, err
+		}
+		off += n
+	}
+	return 0, nil
 }
 
 // urgent reports whether the next segment will be needed soon.
@@ -58,7 +86,7 @@ func (s *Store) urgent() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.core.active == nil || s.core.active.left() < s.core.active.size/2 || len(s.core.queue) > 0
+	return s.core.failed != nil || s.core.busy()
 }
 
 // makeSegment makes the next segment, from a file to be used again if there is one. A fresh file is taken from
@@ -119,13 +147,11 @@ func (s *Store) formatSegment(from string, n uint64, fresh bool, urgent func() b
 	if err != nil {
 		return nil, err
 	}
+	var unwritten int64
 	if fresh && s.cfg.FS == nil {
-		zero := disk.AlignedBlock(1 << 20)
-		for off := int64(0); off < size && !urgent(); off += int64(len(zero)) {
-			if err := w.WriteAt(zero[:min(int64(len(zero)), size-off)], off); err != nil {
-				w.Close()
-				return nil, err
-			}
+		if unwritten, err = s.fill(w, segment.FileHeaderSize, size, urgent); err != nil {
+			w.Close()
+			return nil, err
 		}
 	}
 	h := segment.FileHeader{Kind: segment.InPlace, Number: n, Size: size, Incarnation: s.id.Incarnation}
@@ -142,7 +168,7 @@ func (s *Store) formatSegment(from string, n uint64, fresh bool, urgent func() b
 		w.Close()
 		return nil, err
 	}
-	return &seg{number: n, size: size, end: segment.FileHeaderSize, index: segment.NewIndex(), files: files{w: w}}, nil
+	return &seg{number: n, size: size, end: segment.FileHeaderSize, fresh: unwritten, index: segment.NewIndex(), files: files{w: w}}, nil
 }
 
 // reserve is what must stay free on the file system, for the index, the metadata store and others.
@@ -177,8 +203,8 @@ func (s *Store) measure() error {
 	s.mu.Lock()
 	changed := s.core.low != low
 	s.space = Space{Total: u.Total, Free: u.Free, Reserve: keep, Held: s.ballast}
-	// Room may have come back without having been low: try again.
-	if !low && s.core.noRoom && len(s.core.ready) == 0 {
+	// Room may have come back without having been low: try again. Or there is time now to fill what is ready.
+	if !low && s.core.noRoom && len(s.core.ready) == 0 || len(s.core.ready) > 0 && s.core.ready[0].fresh > 0 && !s.core.busy() {
 		notify(s.wantSeg)
 	}
 	s.mu.Unlock()
