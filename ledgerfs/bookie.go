@@ -159,6 +159,7 @@ type Error struct {
 	Text string
 }
 
+// Error is the text.
 func (e *Error) Error() string { return e.Text }
 
 // The answers of a bookie.

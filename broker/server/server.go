@@ -191,14 +191,18 @@ func New(cfg Config, deps Deps) (*Server, error) {
 // /lookup/, /metrics and /status.html. It must be called before Start.
 func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
 
-// Addr is the bound address of the client protocol, HTTPAddr that of HTTP.
-func (s *Server) Addr() net.Addr     { return s.binary.Addr() }
+// Addr is the bound address of the client protocol.
+func (s *Server) Addr() net.Addr { return s.binary.Addr() }
+
+// HTTPAddr is the bound address of HTTP.
 func (s *Server) HTTPAddr() net.Addr { return s.web.Addr() }
 
-// ServiceURL is "pulsar://host:port" and HTTPURL "http://host:port", by which this broker is reached: with the
-// advertised address, else with the bound one, "localhost" standing for all interfaces.
+// ServiceURL is "pulsar://host:port" by which this broker is reached: with the advertised address, else with the bound
+// one, "localhost" standing for all interfaces.
 func (s *Server) ServiceURL() string { return "pulsar://" + s.reached(s.binary.Addr()) }
-func (s *Server) HTTPURL() string    { return "http://" + s.reached(s.web.Addr()) }
+
+// HTTPURL is "http://host:port" by which this broker is reached, chosen as ServiceURL is.
+func (s *Server) HTTPURL() string { return "http://" + s.reached(s.web.Addr()) }
 
 func (s *Server) reached(a net.Addr) string {
 	switch t, ok := a.(*net.TCPAddr); {

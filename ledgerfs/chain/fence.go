@@ -136,6 +136,7 @@ type EntryError struct {
 	Err      error
 }
 
+// Error names the entry, and says why.
 func (e *EntryError) Error() string { return "read " + e.Position.String() + ": " + e.Err.Error() }
 
 // Unwrap is what the bookies said.

@@ -35,6 +35,7 @@ const (
 	ETIMEDOUT  Errno = "ETIMEDOUT"  // outcome unknown: the deadline passed first
 )
 
+// Error is the text that programs print for the errno.
 func (e Errno) Error() string {
 	if t, ok := errnoText[e]; ok {
 		return t

@@ -47,6 +47,7 @@ type Error struct {
 	} `json:"errorLocation"`
 }
 
+// Error is the failure's name and message.
 func (e *Error) Error() string { return e.Name + ": " + e.Message }
 
 type results struct {

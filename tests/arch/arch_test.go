@@ -56,6 +56,7 @@ var only = map[string][]string{
 // A pkg is one package of the module: its imports, without and with those of its tests.
 type pkg struct {
 	imports, testImports []string
+	documented           bool // some file has a package comment
 }
 
 func load(t *testing.T) map[string]*pkg {
@@ -83,7 +84,7 @@ func load(t *testing.T) map[string]*pkg {
 		if !strings.HasSuffix(rel, ".go") {
 			return nil
 		}
-		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly)
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly|parser.ParseComments)
 		if err != nil {
 			return err
 		}
@@ -91,6 +92,7 @@ func load(t *testing.T) map[string]*pkg {
 		if pkgs[dir] == nil {
 			pkgs[dir] = &pkg{}
 		}
+		pkgs[dir].documented = pkgs[dir].documented || f.Doc != nil
 		for _, im := range f.Imports {
 			name, _ := strconv.Unquote(im.Path.Value)
 			if strings.HasSuffix(rel, "_test.go") {
@@ -227,6 +229,48 @@ func TestNobodyImportsATestPackageInProductCode(t *testing.T) {
 			if o, ok := ours(im); ok && slices.Contains(fakes, o) {
 				t.Errorf("%s imports %s outside its tests", dir, o)
 			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+	for dir, p := range load(t) {
+		if dir != "." && !p.documented {
+			t.Errorf("%s has no package comment", dir)
+		}
+	}
+}
+
+// The table of ARCHITECTURE.md has one line for every package, and no others.
+func TestTheMapIsTheTree(t *testing.T) {
+	b, err := os.ReadFile("../../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(b), "\n## The map\n")
+	table, _, ended := strings.Cut(table, "\n## ")
+	if !found || !ended {
+		t.Fatal("ARCHITECTURE.md has no section \"The map\"")
+	}
+	pkgs := load(t)
+	lines := map[string]bool{}
+	for line := range strings.SplitSeq(table, "\n") {
+		cell, ok := strings.CutPrefix(line, "| `")
+		if !ok {
+			continue
+		}
+		name, _, _ := strings.Cut(cell, "`")
+		if lines[name] {
+			t.Errorf("%s has two lines", name)
+		}
+		lines[name] = true
+		if _, err := os.Stat("../../" + name + "/go.mod"); pkgs[name] == nil && err != nil {
+			t.Errorf("%s has a line, but is no package", name)
+		}
+	}
+	for dir := range pkgs {
+		if dir != "." && !lines[dir] {
+			t.Errorf("%s has no line", dir)
 		}
 	}
 }

@@ -169,6 +169,7 @@ type Agg struct {
 	T        value.Type
 }
 
+// String is the call as EXPLAIN prints it.
 func (a *Agg) String() string {
 	var s []string
 	for _, e := range a.Args {

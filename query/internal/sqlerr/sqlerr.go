@@ -73,6 +73,7 @@ var (
 // A Pos is a place in a statement: line and column count from 1; the zero Pos is no place.
 type Pos struct{ Line, Column int }
 
+// String is "line 1:2".
 func (p Pos) String() string { return fmt.Sprintf("line %d:%d", p.Line, p.Column) }
 
 // An Error is a failure as the client sees it. Cause, if any, is for the log.

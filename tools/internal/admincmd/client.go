@@ -35,6 +35,7 @@ type StatusError struct {
 	Reason string
 }
 
+// Error is the reason and the status.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s (HTTP %d)", e.Reason, e.Status)
 }
