@@ -13,7 +13,8 @@
 // Room for the log's active segment and one more, and a reserve for the index and the metadata store, is taken
 // when the store opens. When the file system has less free than Space.Reserve, or no further segment can be
 // prepared, normal adds fail with ErrNoSpace before anything is written; adds of high priority and of
-// recovery, fences, deletes and reads go on. Freed room brings writing back by itself.
+// recovery, fences, deletes and reads go on. Freed room brings writing back by itself. It is freed by whole segments: one
+// that holds a single live entry stays, since nothing moves entries to another segment.
 //
 // # Goroutines and locks
 //
