@@ -50,7 +50,9 @@ func check(t testing.TB, s *Store, id ledgerfs.LedgerID, n ledgerfs.EntryID, siz
 }
 
 func TestSurvivesRestarts(t *testing.T) {
+	t.Parallel()
 	m := disk.NewMem()
+	m.SetCapacity(32 << 20)
 	cfg := Config{FS: m, SegmentSize: 256 << 10, WriteCache: 1}
 	ctx := context.Background()
 	s := mustOpen(t, cfg)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"fmt"
 	"log/slog"
 	"testing"
 
@@ -31,22 +30,25 @@ func mustOpen(t testing.TB, cfg Config) *Store {
 }
 
 func TestPassesSuite(t *testing.T) {
-	for _, size := range []int64{16 << 20, 8 << 20} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			ledgertest.Suite(t, func(t *testing.T) ledgerfs.Bookie {
-				s := mustOpen(t, Config{Dir: t.TempDir(), SegmentSize: size})
-				t.Cleanup(func() {
-					if err := s.Close(); err != nil {
-						t.Error(err)
-					}
-				})
-				return s
-			})
-		})
-	}
-	t.Run("mem", func(t *testing.T) {
+	t.Parallel()
+	t.Run("os", func(t *testing.T) {
+		t.Parallel()
 		ledgertest.Suite(t, func(t *testing.T) ledgerfs.Bookie {
-			s := mustOpen(t, Config{FS: disk.NewMem(), SegmentSize: 8 << 20})
+			s := mustOpen(t, Config{Dir: t.TempDir(), SegmentSize: 8 << 20})
+			t.Cleanup(func() {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return s
+		})
+	})
+	t.Run("mem", func(t *testing.T) {
+		t.Parallel()
+		ledgertest.Suite(t, func(t *testing.T) ledgerfs.Bookie {
+			m := disk.NewMem()
+			m.SetCapacity(64 << 20) // reserves are in proportion
+			s := mustOpen(t, Config{FS: m, SegmentSize: 8 << 20})
 			t.Cleanup(func() { s.Close() })
 			return s
 		})
