@@ -20,8 +20,6 @@ type event struct {
 	Test    string
 	Elapsed float64
 	Output  string
-	// ImportPath names what failed to build.
-	ImportPath string
 }
 
 type key struct{ pkg, test string }
@@ -35,6 +33,7 @@ func main() {
 	var passed, failed, skipped int
 	var times []timing
 	output := map[key][]string{}
+	inTests := map[string]bool{} // packages with a test that failed
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 16<<20)
 	for in.Scan() {
@@ -51,9 +50,6 @@ func main() {
 		case "build-output":
 			fmt.Print(e.Output)
 			continue
-		case "build-fail":
-			failed++
-			continue
 		case "pass", "fail", "skip":
 		default:
 			continue
@@ -68,7 +64,9 @@ func main() {
 					}
 				}
 				fmt.Printf("FAIL\t%s\t%.2fs\n", e.Package, e.Elapsed)
-				failed++
+				if !inTests[e.Package] { // it did not build, or broke off
+					failed++
+				}
 			case e.Action == "pass":
 				fmt.Printf("ok  \t%s\t%.2fs\n", e.Package, e.Elapsed)
 			}
@@ -84,6 +82,7 @@ func main() {
 			passed++
 		case "fail":
 			failed++
+			inTests[e.Package] = true
 			fmt.Print(strings.Join(output[k], ""))
 		case "skip":
 			skipped++
