@@ -114,26 +114,30 @@ func (f *fileSystem) close(drain time.Duration) {
 // String implements fuse.RawFileSystem.
 func (f *fileSystem) String() string { return "daybook" }
 
-// cancelContext is the context of a request that the kernel may interrupt.
-type cancelContext struct {
-	context.Context
-	cancel <-chan struct{}
-}
+// interruptGrace is how long a request goes on after its process got a signal. The kernel tells of every signal with a
+// handler, also of the SIGCHLD of a shell whose background job has ended, and programs do not expect EINTR of files: bash
+// took the directory it was expanding a pattern in for empty. What takes longer is worth interrupting.
+const interruptGrace = 500 * time.Millisecond
 
-func (c cancelContext) Done() <-chan struct{} { return c.cancel }
-
-func (c cancelContext) Err() error {
-	select {
-	case <-c.cancel:
-		return context.Canceled
-	default:
-		return nil
-	}
-}
-
-// request is the context of a request: it ends with its deadline, or when its process is interrupted.
+// request is the context of a request: it ends with its deadline, or when its process has been interrupted and
+// interruptGrace is over.
 func request(cancel <-chan struct{}, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(cancelContext{context.Background(), cancel}, d)
+	ctx, end := context.WithTimeout(context.Background(), d)
+	go func() {
+		select {
+		case <-cancel:
+		case <-ctx.Done():
+			return
+		}
+		grace := time.NewTimer(interruptGrace)
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+			end()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, end
 }
 
 // errno is the one place where errors become the kernel's numbers. A server that cannot be reached is EIO:

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -196,4 +197,25 @@ func TestOnlyTheFirstWriteWaits(t *testing.T) {
 	if err := w.wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A signal that the process survives must not fail what is done in a moment anyway.
+func TestInterruptedRequestHasAGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cancel := make(chan struct{})
+		ctx, done := request(cancel, time.Minute)
+		defer done()
+		close(cancel)
+		start := time.Now()
+		<-ctx.Done()
+		if d := time.Since(start); d != interruptGrace || ctx.Err() != context.Canceled {
+			t.Errorf("it ended after %v with %v; want %v and Canceled", d, ctx.Err(), interruptGrace)
+		}
+		ctx, done = request(nil, time.Second)
+		defer done()
+		<-ctx.Done()
+		if ctx.Err() != context.DeadlineExceeded {
+			t.Errorf("without an interruption it ended with %v", ctx.Err())
+		}
+	})
 }

@@ -15,12 +15,12 @@
 // ones are sent in the background, in order, and awaited by fsync and close. After an error nothing that was
 // written before it is sent any more; it is reported once.
 //
-// Every request ends within its deadline and when its process is interrupted. The process never touches its own
+// Every request ends within its deadline, and soon after its process is interrupted. The process never touches its own
 // mount.
 //
 // # Goroutines
 //
-// Each request has one, from go-fuse. A handle that writes has one while records are under way; a handle that
+// Each request has one, from go-fuse, and one that waits for its interruption. A handle that writes has one while records are under way; a handle that
 // reads sequentially has one while it reads ahead. One follows the server's stream of growth, one forgets watches
 // that nobody needs.
 package mount
@@ -48,7 +48,8 @@ var (
 
 // Config says what to mount where.
 type Config struct {
-	// Dir is the mount point. It is made if it does not exist. A dead mount of ours on it is detached.
+	// Dir is the mount point, an empty directory. It is made if it does not exist. A dead mount of ours on it is
+	// detached.
 	Dir    string
 	Client *filetree.Client
 	Log    *slog.Logger // nil: slog.Default()

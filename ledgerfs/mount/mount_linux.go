@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log"
 	"log/slog"
@@ -102,6 +103,8 @@ func unavailable(dir string, root bool, err error) error {
 		return fmt.Errorf("%w: there is no /dev/fuse (load the kernel's fuse module; in a container add --device /dev/fuse)", ErrUnavailable)
 	case errors.Is(openErr, unix.ENXIO), errors.Is(openErr, unix.ENODEV):
 		return fmt.Errorf("%w: the kernel has no FUSE", ErrUnavailable)
+	case errors.Is(openErr, fs.ErrPermission) && !root:
+		return fmt.Errorf("%w: no right to open /dev/fuse (run as root)", ErrUnavailable)
 	case openErr != nil:
 		return fmt.Errorf("%w: /dev/fuse cannot be opened: %w (in a container add --device /dev/fuse)", ErrUnavailable, openErr)
 	case root && errors.Is(err, unix.EPERM):
@@ -135,6 +138,16 @@ func prepare(dir string, l *slog.Logger) (string, error) {
 		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("mount point: %w", err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return "", fmt.Errorf("mount point: %w", err)
+	}
+	defer d.Close()
+	if _, err := d.Readdirnames(1); err == nil {
+		return "", fmt.Errorf("mount point %s is not empty, and its files would be hidden: choose an empty directory, or one that does not exist", dir)
+	} else if err != io.EOF {
 		return "", fmt.Errorf("mount point: %w", err)
 	}
 	return dir, nil

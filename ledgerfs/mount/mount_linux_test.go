@@ -554,6 +554,28 @@ func TestDeadMountIsReplaced(t *testing.T) {
 	}
 }
 
+// A shell hears of its background jobs while it expands patterns: it must see every file all the same.
+func TestSignalsDoNotEmptyDirectories(t *testing.T) {
+	f := start(t)
+	for i := range 20 {
+		f.topic(fmt.Sprintf("t%02d", i))
+	}
+	f.want(`for i in $(seq 150); do /bin/true & set -- t*; [ $# = 20 ] || echo "round $i: $*"; done; wait`, "")
+}
+
+func TestMountPointMustBeEmpty(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "mine"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := prepare(dir, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "not empty") {
+		t.Errorf("prepare: %v", err)
+	}
+	if _, err := prepare(filepath.Join(dir, "new"), slog.New(slog.DiscardHandler)); err != nil {
+		t.Errorf("a directory that does not exist: %v", err)
+	}
+}
+
 func TestMountInfoIsParsed(t *testing.T) {
 	for _, c := range []struct {
 		line, point, typ string
