@@ -187,6 +187,13 @@ func (c *Client) anyHost(ctx context.Context) (*session, error) {
 	return nil, errors.Join(errs...)
 }
 
+// Connect makes a connection to a host of the service URL, unless there is one. It does not try again: it tells whether
+// a broker can be reached now.
+func (c *Client) Connect(ctx context.Context) error {
+	_, err := c.anyHost(ctx)
+	return err
+}
+
 // connect is the session with the broker at addr, made if there is none.
 func (c *Client) connect(ctx context.Context, addr string) (*session, error) {
 	c.mu.Lock()

@@ -167,6 +167,9 @@ func topicPath(s string) (string, error) {
 			rest = "public/default/" + s
 		}
 	}
+	if domain != "persistent" && domain != "non-persistent" {
+		return "", fmt.Errorf("topic %q: want persistent:// or non-persistent:// at its beginning, or neither", s)
+	}
 	parts := strings.SplitN(rest, "/", 3)
 	if len(parts) != 3 || parts[2] == "" {
 		return "", fmt.Errorf("topic %q: want a name such as orders, public/default/orders or persistent://public/default/orders", s)

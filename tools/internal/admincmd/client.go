@@ -10,11 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/daybook/daybook/tools/internal/endpoints"
 )
 
 // A Client calls the admin API at one address.
@@ -37,6 +38,9 @@ type StatusError struct {
 
 // Error is the reason and the status.
 func (e *StatusError) Error() string {
+	if strings.HasPrefix(e.Reason, "HTTP ") {
+		return e.Reason
+	}
 	return fmt.Sprintf("%s (HTTP %d)", e.Reason, e.Status)
 }
 
@@ -46,6 +50,9 @@ const maxAnswer = 256 << 20
 // Do makes one call. body is sent as JSON unless nil; the answer is the decoded JSON (numbers as
 // json.Number), a string for other text, nil where there is none.
 func (c *Client) Do(ctx context.Context, method, path string, query url.Values, body any) (any, http.Header, error) {
+	if err := endpoints.CheckAdmin(c.URL); err != nil {
+		return nil, nil, err
+	}
 	u := c.URL + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
@@ -68,10 +75,10 @@ func (c *Client) Do(ctx context.Context, method, path string, query url.Values, 
 	}
 	res, err := c.HTTP.Do(req)
 	if err != nil {
-		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-			return nil, nil, fmt.Errorf("nothing answers at %s: is the server running? `daybook standalone` starts one, --admin-url names another", c.URL)
+		if ue, ok := errors.AsType[*url.Error](err); ok && !ue.Timeout() {
+			err = ue.Err // without the whole URL
 		}
-		return nil, nil, err
+		return nil, nil, endpoints.Unreachable(c.URL, "--admin-url", err)
 	}
 	defer res.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))

@@ -45,7 +45,11 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		fmt.Fprintf(errs, "See '%s --help'.\n", usage.cmd.CommandPath())
 		return exitUsage
 	}
-	if strings.HasPrefix(err.Error(), "unknown command") {
+	// Cobra has no types for these.
+	for _, usage := range []string{"unknown command", "required flag(s)", "at least one of the flags", "if any flags in the group"} {
+		if !strings.HasPrefix(err.Error(), usage) {
+			continue
+		}
 		fmt.Fprintf(errs, "See '%s --help'.\n", cmd.CommandPath())
 		return exitUsage
 	}

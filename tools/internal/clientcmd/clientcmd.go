@@ -19,6 +19,7 @@ import (
 
 	"github.com/daybook/daybook/broker/client"
 	"github.com/daybook/daybook/ledgerfs/message"
+	"github.com/daybook/daybook/tools/internal/endpoints"
 	"github.com/daybook/daybook/tools/internal/tabular"
 )
 
@@ -61,7 +62,7 @@ It ends when every message is acknowledged, that is, durable.`,
 				return err
 			}
 			ctx := cmd.Context()
-			c, err := client.New(client.Config{URL: serviceURL()})
+			c, err := connect(ctx, serviceURL())
 			if err != nil {
 				return err
 			}
@@ -108,6 +109,19 @@ It ends when every message is acknowledged, that is, durable.`,
 	f.StringSliceVarP(&properties, "properties", "p", nil, "properties of the messages: name=value,…")
 	f.StringVarP(&compression, "compression", "c", "NONE", "NONE, LZ4, ZLIB, ZSTD or SNAPPY")
 	return cmd
+}
+
+// connect is a client that has reached the broker: a command does not wait for one that is not there.
+func connect(ctx context.Context, url string) (*client.Client, error) {
+	c, err := client.New(client.Config{URL: url})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Connect(ctx); err != nil {
+		c.Close()
+		return nil, endpoints.Unreachable(url, "--service-url", err)
+	}
+	return c, nil
 }
 
 // A sender publishes and remembers the first failure.
@@ -213,12 +227,12 @@ func consume(serviceURL func() string) *cobra.Command {
 			if p := strings.ToLower(position); p != "latest" && p != "earliest" {
 				return fmt.Errorf("subscription position %q: want Latest or Earliest", position)
 			}
-			c, err := client.New(client.Config{URL: serviceURL()})
+			ctx := cmd.Context()
+			c, err := connect(ctx, serviceURL())
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			ctx := cmd.Context()
 			k, err := c.Subscribe(ctx, client.ConsumerConfig{
 				Topic: args[0], Subscription: sub, Type: t, Earliest: strings.EqualFold(position, "earliest"), Queue: queue,
 			})
@@ -261,12 +275,12 @@ func read(serviceURL func() string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := client.New(client.Config{URL: serviceURL()})
+			ctx := cmd.Context()
+			c, err := connect(ctx, serviceURL())
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			ctx := cmd.Context()
 			r, err := c.NewReader(ctx, client.ReaderConfig{Topic: args[0], Start: id, Inclusive: inclusive, Queue: queue})
 			if err != nil {
 				return explain(err, serviceURL())

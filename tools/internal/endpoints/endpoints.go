@@ -3,10 +3,13 @@
 package endpoints
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,6 +88,42 @@ func Remove(dataDir string) error {
 	}
 	return err
 }
+
+// CheckAdmin checks the form of an admin URL.
+func CheckAdmin(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("admin URL %q: want http://host:port, such as %s", s, DefaultAdmin)
+	}
+	return nil
+}
+
+// Unreachable explains, in one line with the way out, why no call reaches the server at that URL; flag is the one that names
+// another. Errors of the command's own context are not the server's, and are returned as they are.
+func Unreachable(url, flag string, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return fmt.Errorf("host %s of %s is not known (%w): %s names another", dns.Name, url, err, flag)
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return &unreachable{fmt.Sprintf("nothing answers at %s: is the server running? 'daybook standalone' starts one, %s names another", url, flag), err}
+	}
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return &unreachable{fmt.Sprintf("no answer from %s in time: is it a Daybook server? %s names another", url, flag), err}
+	}
+	return fmt.Errorf("what listens at %s does not answer as expected (%w): %s names another", url, err, flag)
+}
+
+// unreachable is an error told in other words.
+type unreachable struct {
+	text string
+	err  error
+}
+
+func (e *unreachable) Error() string { return e.text }
+func (e *unreachable) Unwrap() error { return e.err }
 
 // Admin is the admin URL that a command uses: the flag, the environment, the server of ./data, the default.
 func Admin(flag string) string {

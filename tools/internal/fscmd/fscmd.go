@@ -25,6 +25,7 @@ import (
 	"github.com/daybook/daybook/ledgerfs/filetree"
 	"github.com/daybook/daybook/ledgerfs/mount"
 	"github.com/daybook/daybook/ledgerfs/topicname"
+	"github.com/daybook/daybook/tools/internal/endpoints"
 	"github.com/daybook/daybook/tools/internal/mountproc"
 )
 
@@ -195,7 +196,7 @@ func (f Finder) with(cmd *cobra.Command, fn func(ctx context.Context, c *filetre
 	defer c.Close()
 	err = fn(cmd.Context(), c)
 	if errors.Is(err, filetree.ENOTCONN) {
-		return fmt.Errorf("nothing answers at %s: is the server running? 'daybook standalone' starts one, --admin-url names another: %w", url, err)
+		return endpoints.Unreachable(url, "--admin-url", err)
 	}
 	return err
 }

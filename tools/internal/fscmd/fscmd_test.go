@@ -247,6 +247,9 @@ func TestMountProcessOutlivesServers(t *testing.T) {
 	if err := syscall.Kill(first.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	for syscall.Kill(first.PID, 0) == nil { // it holds its lock until it is gone
+		runtime.Gosched()
+	}
 	third := ensure(url)
 	if third.Adopted || third.PID == first.PID {
 		t.Errorf("a dead mount process was adopted: %+v", third)

@@ -1,11 +1,15 @@
 package sqlcmd
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/daybook/daybook/query/client"
 	"github.com/daybook/daybook/tools/internal/tabular"
@@ -40,6 +44,10 @@ func print(w io.Writer, r result, f tabular.Format) (int, error) {
 
 func printTable(w io.Writer, r result) (int, error) {
 	names := r.names()
+	binary := make([]bool, len(names))
+	for i, c := range r.Columns() {
+		binary[i] = c.Type == "varbinary"
+	}
 	n := 0
 	var rows [][]string
 	flush := func() error {
@@ -60,6 +68,9 @@ func printTable(w io.Writer, r result) (int, error) {
 		}
 		cells := make([]string, len(row))
 		for i, v := range row {
+			if s, ok := v.(string); ok && binary[i] {
+				v = bytesCell(s)
+			}
 			cells[i] = cell(v, "NULL")
 		}
 		rows = append(rows, cells)
@@ -137,6 +148,18 @@ func printCSV(w io.Writer, r result) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// bytesCell shows a varbinary, which comes as base64, to people: as the text it is, or as SQL writes bytes.
+func bytesCell(s string) string {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		return s
+	}
+	if utf8.Valid(b) && bytes.IndexFunc(b, unicode.IsControl) < 0 {
+		return string(b)
+	}
+	return fmt.Sprintf("X'%X'", b)
 }
 
 // cell is a value as text; null stands for NULL.

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"net/url"
 	"os"
 	"os/user"
 	"strings"
@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/daybook/daybook/query/client"
+	"github.com/daybook/daybook/tools/internal/endpoints"
 	"github.com/daybook/daybook/tools/internal/tabular"
 )
 
@@ -38,6 +39,9 @@ __message_id__, __sequence_id__, __producer_name__, __key__ and __properties__.`
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if server == "" {
 				server = adminURL()
+			}
+			if err := endpoints.CheckAdmin(server); err != nil {
+				return err
 			}
 			c := &client.Client{Server: strings.TrimRight(server, "/"), Schema: schema, Source: "daybook sql", User: userName()}
 			s := &session{client: c, format: format, out: cmd.OutOrStdout(), errs: cmd.ErrOrStderr()}
@@ -135,7 +139,11 @@ func (s *session) dialogue(ctx context.Context, in *os.File) error {
 				continue
 			}
 			if n >= 0 {
-				fmt.Fprintf(s.out, "(%d rows, %.3f s)\n", n, time.Since(begin).Seconds())
+				noun := "rows"
+				if n == 1 {
+					noun = "row"
+				}
+				fmt.Fprintf(s.out, "(%d %s, %.3f s)\n", n, noun, time.Since(begin).Seconds())
 			}
 		}
 	}
@@ -169,8 +177,8 @@ func (s *session) explain(err error) error {
 		}
 		return fmt.Errorf("%s (%s)", e.Message, e.Name)
 	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return fmt.Errorf("nothing answers at %s: is the server running? `daybook standalone` starts one, --server names another", s.client.Server)
+	if ue, ok := errors.AsType[*url.Error](err); ok {
+		return endpoints.Unreachable(s.client.Server, "--server", ue.Err)
 	}
 	return err
 }
