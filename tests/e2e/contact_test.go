@@ -64,6 +64,34 @@ func TestNewerFormatIsRefused(t *testing.T) {
 	refused(t, []string{"standalone", "--data-dir", s.DataDir(), "--broker-port=0", "--http-port=0"}, "999", "newer")
 }
 
+func TestOtherPeoplesDirectoriesAreLeftAlone(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "thesis.txt"), 10)
+	refused(t, []string{"standalone", "--data-dir", dir, "--broker-port=0", "--http-port=0"}, "thesis.txt", "--data-dir")
+	refused(t, []string{"standalone", "--data-dir", t.TempDir(), "--broker-port=0", "--http-port=0", "--mount", dir}, dir, "not empty")
+	data := t.TempDir() // to mount over the data would hide it from the server itself
+	refused(t, []string{"standalone", "--data-dir", data, "--broker-port=0", "--http-port=0", "--mount", data}, data, "not empty")
+}
+
+func TestCommandsDoNotWaitForAServerThatIsNotThere(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := ln.Addr().String()
+	ln.Close()
+	for _, c := range [][]string{
+		{"produce", "t", "-m", "x"}, {"consume", "t", "-s", "s"}, {"read", "t"}, {"sql", "-e", "SELECT 1"}, {"fs", "ls"}, {"topics", "list", "public/default"},
+	} {
+		refused(t, append(c, "--service-url=pulsar://"+free, "--admin-url=http://"+free), free, "daybook standalone", "names another")
+		refused(t, append(c, "--service-url=nonsense", "--admin-url=nonsense"), "nonsense", "want")
+	}
+	s := cluster.Start(t, cluster.Options{})
+	broker, http := strings.TrimPrefix(s.Service, "pulsar://"), strings.TrimPrefix(s.Admin, "http://")
+	refused(t, []string{"read", "t", "--service-url=pulsar://" + http}, http, "--service-url")
+	refused(t, []string{"topics", "list", "public/default", "--admin-url=http://" + broker}, broker, "--admin-url")
+}
+
 func TestWrongFlagsAreUsageErrors(t *testing.T) {
 	cmd := exec.Command(cluster.Binary(t), "standalone", "--no-such-flag")
 	if err := cmd.Run(); err == nil || cmd.ProcessState.ExitCode() != 2 {

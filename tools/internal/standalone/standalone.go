@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -363,6 +364,9 @@ func checkFormat(dir string) error {
 	name := filepath.Join(dir, "FORMAT")
 	b, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
+		if err := checkEmpty(dir); err != nil {
+			return err
+		}
 		return writeFormat(dir, name)
 	}
 	if err != nil {
@@ -378,14 +382,34 @@ func checkFormat(dir string) error {
 	return nil
 }
 
+// checkEmpty refuses to make a data directory of one that holds somebody else's files. What a start leaves that ended
+// before the format was written, and what file systems have at their top, does not count.
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read the data directory: %w", err)
+	}
+	for _, e := range entries {
+		switch e.Name() {
+		case "LOCK", "FORMAT.new", "mount.lock", "mount.log", "lost+found":
+			continue
+		}
+		return fmt.Errorf("%s is no data directory of Daybook, and not empty (%s): choose another with --data-dir", dir, e.Name())
+	}
+	return nil
+}
+
 // writeFormat marks a directory, durably: the file, its name, and the directory's own name.
 func writeFormat(dir, name string) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return fmt.Errorf("write the data format: %w", err)
 	}
 	_, werr := fmt.Fprintln(f, format)
 	err = errors.Join(werr, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(name+".new", name)
+	}
 	for _, d := range []string{dir, filepath.Dir(filepath.Clean(dir))} {
 		h, oerr := os.Open(d)
 		if oerr == nil {
@@ -409,9 +433,15 @@ func explain(err error, o Options) error {
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
 			return fmt.Errorf("port %d at %s is taken: stop what uses it, or choose another with %s (0 picks a free one)", port, o.Listen, flag)
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			return fmt.Errorf("this machine has no address %s: choose one of its own with --listen", o.Listen)
 		case errors.Is(err, syscall.EACCES):
 			return fmt.Errorf("no right to listen at port %d: choose one above 1023 with %s", port, flag)
 		}
+	}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok && strings.HasPrefix(filepath.Clean(pe.Path), filepath.Clean(o.DataDir)) &&
+		(errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EROFS)) {
+		return fmt.Errorf("data directory %s cannot be written (%w): choose another with --data-dir", o.DataDir, pe)
 	}
 	if errors.Is(err, metaserver.ErrNewerFormat) {
 		return fmt.Errorf("data directory %s was written by a newer version: run that one, or choose another with --data-dir (%w)", o.DataDir, err)
