@@ -49,6 +49,7 @@ type cursorSet struct {
 	mu     sync.Mutex
 	byName []*Cursor // sorted
 	queued bool      // the topic is in the factory's list of dirty ones
+	urged  bool      // the topic is in the factory's list of urgent ones
 	err    error     // the Ledger is over
 	seq    uint64    // acknowledgements made
 	safe   uint64    // acknowledgements that are durable
@@ -311,10 +312,7 @@ func (c *Cursor) changed() *delta {
 	s := &c.l.cursors
 	s.seq++
 	c.seq = s.seq
-	if !s.queued && s.err == nil {
-		s.queued = true
-		c.l.f.flushSoon(c.l, false)
-	}
+	s.requeue(c.l)
 	return c.dirty
 }
 

@@ -7,6 +7,8 @@ import (
 	"math/bits"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unsafe"
 
 	"github.com/daybook/daybook/ledgerfs"
@@ -469,6 +471,44 @@ func TestAcknowledgementsSurviveFailingBookies(t *testing.T) {
 	if got := l.Cursor("sub").Backlog(); got != 15 {
 		t.Errorf("backlog %d, want 15: %+v", got, l.Cursor("sub").Stats())
 	}
+}
+
+// How much a crash costs does not depend on when an acknowledgement comes: the first is written at once, and one that
+// was due while another was being written follows right behind it.
+func TestAcknowledgementsAreWrittenWhenDue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const interval, disk = 50 * time.Millisecond, 80 * time.Millisecond
+		w := newWorld(t, 1)
+		l := w.start(func(c *Config) { c.FlushInterval = interval }).open("a", Options{})
+		c, _, err := l.OpenCursor(t.Context(), "sub", Earliest, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ps []ledgerfs.Position
+		for i := range 4 {
+			ps = append(ps, mustPublish(t, l, fmt.Sprint(i)))
+		}
+		w.At(0).Slow(disk)
+		durable := func(within time.Duration, what string) {
+			t.Helper()
+			began := time.Now()
+			for c.Stats().Dirty {
+				time.Sleep(time.Millisecond)
+			}
+			if d := time.Since(began); d > within+time.Millisecond {
+				t.Errorf("%s is durable after %v, want %v", what, d, within)
+			}
+		}
+		c.AckAll(ps[0], nil)
+		durable(2*disk, "the first one") // the ledger is installed, and written to
+		c.AckAll(ps[1], nil)
+		durable(interval+disk, "a later one")
+		c.AckAll(ps[2], nil)
+		time.Sleep(interval + time.Millisecond) // it is being written
+		c.AckAll(ps[3], nil)
+		durable(2*disk-time.Millisecond, "one behind another")
+	})
 }
 
 func TestIdleCursorIsSmall(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 type cursorLog struct {
 	w       *ledger.Writer // nil until the first flush, and after a failed write
 	busy    bool           // an entry is under way, or a ledger being begun
+	overdue bool           // a flush was due while busy: the next one must not wait
 	seq     uint64         // of the acknowledgements in the entry under way
 	entry   ledger.Append
 	written int64 // bytes of additions
@@ -40,13 +41,21 @@ const (
 	maxBackoff = 5000
 )
 
-// flush begins to write what is dirty. It is called by the factory only.
-func (s *cursorSet) flush(l *Ledger) {
+// flush begins to write what is dirty. It is called by the factory only, for a topic of either of its lists.
+func (s *cursorSet) flush(l *Ledger, urgent bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queued = false
-	if s.err != nil || s.log.busy || !s.dirty() {
-		return // an entry under way has the topic queued again when it is done
+	if urgent {
+		s.urged = false
+	} else {
+		s.queued = false
+	}
+	if s.log.busy {
+		s.log.overdue = true // what is under way has the topic queued again when it is done
+		return
+	}
+	if s.err != nil || !s.dirty() {
+		return
 	}
 	now := l.f.cfg.Clock()
 	if now < s.log.retryAt && now >= s.log.retryAt-s.log.backoff { // clocks may be set back
@@ -77,11 +86,21 @@ func (s *cursorSet) dirty() bool {
 	return s.safe != s.seq
 }
 
-// requeue has the topic flushed again; s.mu is held.
+// requeue has the topic flushed within the interval, or at once if somebody waits for it or it is overdue. So is the
+// first flush: it begins a ledger, which takes longer than the others, and what is acknowledged meanwhile is written
+// next. s.mu is held.
 func (s *cursorSet) requeue(l *Ledger) {
-	if !s.queued && s.err == nil {
+	if s.err != nil {
+		return
+	}
+	if !s.log.busy && s.log.retryAt == 0 && (s.log.w == nil || s.log.overdue || len(s.waits) > 0) {
+		if !s.urged {
+			s.urged = true
+			l.f.flushSoon(l, true)
+		}
+	} else if !s.queued {
 		s.queued = true
-		l.f.flushSoon(l, len(s.waits) > 0 && s.log.retryAt == 0)
+		l.f.flushSoon(l, false)
 	}
 }
 
@@ -133,6 +152,7 @@ func (s *cursorSet) done(l *Ledger, err error, begun *ledger.Writer) {
 	if s.dirty() {
 		s.requeue(l)
 	}
+	s.log.overdue = false
 }
 
 // additions is what is dirty, as entries, and takes it for written; s.mu is held.

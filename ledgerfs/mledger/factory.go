@@ -37,8 +37,9 @@ type Factory struct {
 		open   map[*Ledger]struct{}
 		names  map[topicname.Name]bool // open, or being opened or deleted
 		dirty  []*Ledger               // acknowledgements to be flushed, see cursorSet.queued
+		since  time.Time               // when dirty ceased to be empty
+		urgent []*Ledger               // to be flushed at once
 		kicked []*Ledger               // to be trimmed perhaps
-		urgent bool                    // somebody waits for the flush
 	}
 }
 
@@ -449,18 +450,23 @@ func (f *Factory) flush() {
 		f.mu.Lock()
 		kicked := f.mu.kicked
 		f.mu.kicked = nil
+		urgent := f.mu.urgent
+		f.mu.urgent = nil
 		var dirty []*Ledger
-		if now || f.mu.urgent {
+		if now {
 			dirty = f.mu.dirty
-			f.mu.dirty, f.mu.urgent = nil, false
+			f.mu.dirty = nil
 		}
 		if len(f.mu.dirty) > 0 && !armed {
-			due.Reset(f.cfg.FlushInterval)
+			due.Reset(f.cfg.FlushInterval - time.Since(f.mu.since))
 			armed = true
 		}
 		f.mu.Unlock()
+		for _, l := range urgent {
+			l.cursors.flush(l, true)
+		}
 		for _, l := range dirty {
-			l.cursors.flush(l)
+			l.cursors.flush(l, false)
 		}
 		for _, l := range kicked {
 			l.trimSoon()
@@ -471,8 +477,15 @@ func (f *Factory) flush() {
 // flushSoon has the topic's acknowledgements written: at once, or within FlushInterval.
 func (f *Factory) flushSoon(l *Ledger, urgent bool) {
 	f.mu.Lock()
-	f.mu.dirty = append(f.mu.dirty, l)
-	f.mu.urgent = f.mu.urgent || urgent
+	switch {
+	case urgent:
+		f.mu.urgent = append(f.mu.urgent, l)
+	default:
+		if len(f.mu.dirty) == 0 {
+			f.mu.since = time.Now()
+		}
+		f.mu.dirty = append(f.mu.dirty, l)
+	}
 	f.mu.Unlock()
 	f.wakeUp()
 }

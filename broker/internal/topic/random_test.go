@@ -184,12 +184,12 @@ func TestNothingIsLostDoubledOrOutOfOrder(t *testing.T) {
 									return false
 								})
 							}
-							c.Ack(a, func(err error) {
-								if err != nil {
-									rt.Fatal(err)
-								}
-							})
+							var failed error
+							c.Ack(a, func(err error) { failed = err })
 							h.settle()
+							if failed != nil {
+								rt.Fatal(failed)
+							}
 						},
 						"ack up to": func(rt *rapid.T) {
 							c := one(rt)
