@@ -125,7 +125,8 @@ func (c *rawClient) produce(batch int) (frame []byte) {
 		}
 		payload = brokertest.Batch("p", 0, values...)
 	}
-	send := wire.Send{ProducerID: 1, SequenceID: 1, Messages: int32(batch)}
+	// A sequence id as long as the topic's index: what goes before the stored message finds its place in the frame.
+	send := wire.Send{ProducerID: 1, SequenceID: 1 << 28, Messages: int32(batch)}
 	return append(send.AppendFrame(nil, len(payload)), payload...)
 }
 
