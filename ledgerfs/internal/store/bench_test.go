@@ -112,3 +112,35 @@ func BenchmarkJournalCommit(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkRecover opens a store whose log of 512 MiB of 1 KiB entries lies in one segment that was never sealed,
+// all of which recovery scans.
+func BenchmarkRecover(b *testing.B) {
+	const n = 512 << 10
+	cfg := Config{Dir: b.TempDir(), SegmentSize: 1 << 30}
+	s := mustOpen(b, cfg)
+	install(b, s, 1)
+	p := payload(1, 0, 1024)
+	d := &benchDone{t: b, slot: make(chan struct{}, 4000)}
+	for e := range ledgerfs.EntryID(n) {
+		d.slot <- struct{}{}
+		a := ledgertest.NewAdd(1, e, int64(e), p)
+		a.Done = d
+		s.Add(a)
+	}
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(n * 1024)
+	for b.Loop() {
+		s := mustOpen(b, cfg)
+		b.StopTimer()
+		if la, err := s.LastAdd(b.Context(), 1, false); err != nil || la.LastEntry != n-1 {
+			b.Fatalf("LastAdd = %+v, %v", la, err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
