@@ -78,6 +78,7 @@ generate: ## regenerate the code of the .proto files (needs Python's grpcio-tool
 
 .PHONY: wipe
 wipe: ## delete ./data (the server must be stopped)
+	@if [ -e data/LOCK ] && command -v flock >/dev/null && ! flock -n data/LOCK true; then echo "The server of ./data is running (process $$(cat data/LOCK)): stop it first." >&2; exit 1; fi
 	@if [ -x bin/daybook ]; then bin/daybook umount ./mnt 2>/dev/null || true; fi
 	rm -rf ./data
 
