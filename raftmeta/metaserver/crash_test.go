@@ -418,3 +418,36 @@ func TestCloseReturnsWhenTheDiskFailsMeanwhile(t *testing.T) {
 		t.Fatal("Close does not return")
 	}
 }
+
+// A database that lost its manifest in the crash of its own creation is made anew; one that was whole is not.
+func TestUnfinishedCreationIsRepeated(t *testing.T) {
+	t.Parallel()
+	for _, whole := range []bool{false, true} {
+		fs := vfs.NewMem()
+		s, err := Open(Config{Dir: "meta", FS: fs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		names, err := fs.List("meta")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range names {
+			if strings.HasPrefix(n, "MANIFEST") || n == createdName && !whole {
+				if err := fs.Remove(fs.PathJoin("meta", n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		s, err = Open(Config{Dir: "meta", FS: fs})
+		if err == nil {
+			s.Close()
+		}
+		if whole != (err != nil) {
+			t.Errorf("whole %v: Open = %v", whole, err)
+		}
+	}
+}

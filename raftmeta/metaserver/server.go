@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -207,7 +208,7 @@ func Open(cfg Config) (*Server, error) {
 
 func (s *Server) open() (err error) {
 	cfg := s.cfg
-	if s.db, err = openDB(cfg.Dir, s.options()); err != nil {
+	if s.db, err = s.openOrCreate(); err != nil {
 		return err
 	}
 	defer func() {
@@ -215,6 +216,9 @@ func (s *Server) open() (err error) {
 			_ = s.db.Close()
 		}
 	}()
+	if err := s.markCreated(); err != nil {
+		return err
+	}
 	id, err := s.identity()
 	if err != nil {
 		return err
@@ -245,6 +249,53 @@ func (s *Server) open() (err error) {
 		return nil // others may have to be up first
 	}
 	return s.node.Wait(context.Background())
+}
+
+// createdName is the file in Dir that says that the database was whole once. Pebble makes several files in a new
+// directory before it syncs the directory, so that a crash may keep the marker that names a manifest and lose the
+// manifest.
+const createdName = "CREATED"
+
+// openOrCreate opens the database. One that has lost its manifest and never was whole, so that nothing was ever
+// answered from it, is made anew.
+func (s *Server) openOrCreate() (*pebble.DB, error) {
+	fs, dir := s.cfg.FS, s.cfg.Dir
+	db, err := openDB(dir, s.options())
+	if err == nil || !errors.Is(err, os.ErrNotExist) {
+		return db, err
+	}
+	if _, serr := fs.Stat(fs.PathJoin(dir, createdName)); !errors.Is(serr, os.ErrNotExist) {
+		return nil, err
+	}
+	if err := fs.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	return openDB(dir, s.options())
+}
+
+// markCreated says, durably, that the database is whole. Nothing is answered before.
+func (s *Server) markCreated() error {
+	fs, dir := s.cfg.FS, s.cfg.Dir
+	name := fs.PathJoin(dir, createdName)
+	if _, err := fs.Stat(name); err == nil {
+		return nil
+	}
+	f, err := fs.Create(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return syncDir(fs, dir)
+}
+
+func syncDir(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // openDB opens the database. Pebble panics where it cannot sync its directory; no harm is done as long as nobody uses it.
